@@ -1,0 +1,19 @@
+/* host.h - copying strips of host memory, and the content sum. Any thread.
+ *
+ * The sum is position-keyed, so that bytes in the wrong place change it. The canonical stream of a slice is read as little-endian 64-bit
+ * words; word k (bytes 8k .. 8k+7) adds  w * ((k * 2 + 1) * C)  modulo 2^64, C = 0x9e3779b97f4a7c15. That is linear in the bytes: a byte at
+ * position p adds (byte << 8*(p mod 8)) times the key of word p div 8, so pieces may be cut anywhere and their sums add up in any order.
+ */
+#ifndef KVFI_DEVICE_HOST_H
+#define KVFI_DEVICE_HOST_H
+
+#include <stdint.h>
+
+/* count runs of len bytes, src + i*src_stride to dst + i*dst_stride. Source and destination do not overlap. */
+void kvfi_host_copy(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, uint64_t len_bytes, uint64_t count);
+/* Orders the stores of kvfi_host_copy (non-temporal ones included) before all that follows. */
+void kvfi_host_fence(void);
+/* Sum of len_bytes at canonical position pos. */
+uint64_t kvfi_host_sum(const void *memory, uint64_t len_bytes, uint64_t pos);
+
+#endif
