@@ -15,8 +15,8 @@ static _Thread_local char last_error[512];
 const char *kvf_status_name(enum kvf_status status)
 {
 	switch (status) {
-#define KVF_STATUS(name, number, scope, text)                                                                         \
-	case KVF_##name:                                                                                              \
+#define KVF_STATUS(name, number, scope, text)                                                                \
+	case KVF_##name:                                                                                     \
 		return #name;
 #include "kvferry/status.def"
 #undef KVF_STATUS
@@ -27,8 +27,8 @@ const char *kvf_status_name(enum kvf_status status)
 const char *kvf_status_text(enum kvf_status status)
 {
 	switch (status) {
-#define KVF_STATUS(name, number, scope, text)                                                                         \
-	case KVF_##name:                                                                                              \
+#define KVF_STATUS(name, number, scope, text)                                                                \
+	case KVF_##name:                                                                                     \
 		return text;
 #include "kvferry/status.def"
 #undef KVF_STATUS
@@ -39,8 +39,8 @@ const char *kvf_status_text(enum kvf_status status)
 enum kvf_scope kvf_status_scope(enum kvf_status status)
 {
 	switch (status) {
-#define KVF_STATUS(name, number, scope, text)                                                                         \
-	case KVF_##name:                                                                                              \
+#define KVF_STATUS(name, number, scope, text)                                                                \
+	case KVF_##name:                                                                                     \
 		return KVF_SCOPE_##scope;
 #include "kvferry/status.def"
 #undef KVF_STATUS
@@ -89,8 +89,8 @@ enum kvf_status kvfi_fail_prefix(enum kvf_status status, const char *format, ...
 	(void)vsnprintf(last_error, sizeof(last_error), format, args);
 	va_end(args);
 	used = strlen(last_error);
-	(void)snprintf(last_error + used, sizeof(last_error) - used, ": %.*s", (int)(sizeof(last_error) - used - 3),
-		sentence);
+	(void)snprintf(last_error + used, sizeof(last_error) - used, ": %.*s",
+		(int)(sizeof(last_error) - used - 3), sentence);
 	return status;
 }
 

@@ -7,10 +7,13 @@
 #include "kvferry/kvferry.h"
 
 /* Stores the sentence for kvf_error() of this thread (cut to 511 bytes) and returns status. */
-enum kvf_status kvfi_fail(enum kvf_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+enum kvf_status kvfi_fail(enum kvf_status status, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 /* As kvfi_fail, with strerror(saved_errno) appended. */
-enum kvf_status kvfi_fail_errno(enum kvf_status status, int saved_errno, const char *format, ...) __attribute__((format(printf, 3, 4)));
+enum kvf_status kvfi_fail_errno(enum kvf_status status, int saved_errno, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 /* Put "prefix: " in front of the stored sentence; returns status. */
-enum kvf_status kvfi_fail_prefix(enum kvf_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+enum kvf_status kvfi_fail_prefix(enum kvf_status status, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 #endif

@@ -17,11 +17,12 @@
 #define KVFI_NO_WAY UINT32_MAX
 
 struct kvfi_control_env {
-	const char *name;      /* of the agent */
-	const char *listen;    /* NULL: does not listen */
+	const char *name;   /* of the agent */
+	const char *listen; /* NULL: does not listen */
 	uint64_t incarnation;
 	uint32_t max_ways;
-	void (*wake)(void *self); /* any thread: inproc tells the receiving agent's owner that recv() has something */
+	/* any thread: inproc tells the receiving agent's owner that recv() has something */
+	void (*wake)(void *self);
 	void *self;
 };
 

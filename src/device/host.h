@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 /* count runs of len bytes, src + i*src_stride to dst + i*dst_stride. Source and destination do not overlap. */
-void kvfi_host_copy(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, uint64_t len_bytes, uint64_t count);
+void kvfi_host_copy(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, uint64_t len_bytes,
+	uint64_t count);
 /* Orders the stores of kvfi_host_copy (non-temporal ones included) before all that follows. */
 void kvfi_host_fence(void);
 /* Sum of len_bytes at canonical position pos. */

@@ -12,7 +12,8 @@
 #include "kvferry/kvferry.h"
 
 #define KVFI_PLAN_VERSION 1u /* of pairing, owners, canonical order and digest */
-#define KVFI_MAX_RANGES   64u /* token ranges of one slice, over all groups: >1 per group only where ids are negative */
+/* token ranges of one slice, over all groups: >1 per group only where ids are negative */
+#define KVFI_MAX_RANGES 64u
 
 /* Deep copies, one allocation each; free with kvf_instance_free / kvf_layout_free. NULL when out of memory. */
 struct kvf_instance *kvfi_instance_copy(const struct kvf_instance *instance);
@@ -26,8 +27,8 @@ bool kvfi_layout_extent(const struct kvf_layout *layout, uint32_t group, uint32_
 	uint64_t *start_out, uint64_t *end_out);
 
 /* Digest of a pair: both layouts as given (the agent gives them with region-relative bases) and KVFI_PLAN_VERSION. */
-uint64_t kvfi_pair_digest(const struct kvf_instance *prefill, const struct kvf_layout *src, const struct kvf_instance *decode,
-	const struct kvf_layout *dst, enum kvf_replica replica);
+uint64_t kvfi_pair_digest(const struct kvf_instance *prefill, const struct kvf_layout *src,
+	const struct kvf_instance *decode, const struct kvf_layout *dst, enum kvf_replica replica);
 
 /* DP index of a rank of an instance. */
 uint32_t kvfi_rank_dp(const struct kvf_instance *instance, uint32_t rank);
@@ -38,7 +39,8 @@ struct kvfi_shape {
 	uint64_t prompt_len;
 	uint64_t token_start, token_end;
 	uint32_t layer_start, layer_end; /* 0,0 = all */
-	bool first, last;                /* first: starts at block 0 whatever token_start; last: rounds the end up */
+	/* first: starts at block 0 whatever token_start; last: rounds the end up */
+	bool first, last;
 };
 
 struct kvfi_ids {
@@ -69,7 +71,8 @@ struct kvfi_bound {
 	uint32_t n_ranges;
 	uint64_t bytes;
 	uint64_t units;
-	uint64_t dropped_tokens; /* cells' tokens left out because the source has no page (negative id) where the destination has one */
+	/* cells' tokens left out because the source has no page (negative id) where the destination has one */
+	uint64_t dropped_tokens;
 	struct kvfi_bound_range ranges[KVFI_MAX_RANGES];
 };
 
@@ -79,27 +82,28 @@ struct kvfi_bound {
  * Errors: KVF_BLOCK_LIST with group and values in kvf_error(): a list longer than its total, an id >= blocks of its side,
  * a destination that starts earlier than the source outside a windowed group. bytes 0 with KVF_OK is legal: nothing to move.
  */
-KVF_MUST_CHECK enum kvf_status kvfi_bind(const kvf_plan *plan, const struct kvfi_shape *shape, const struct kvfi_ids *src,
-	const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
+KVF_MUST_CHECK enum kvf_status kvfi_bind(const kvf_plan *plan, const struct kvfi_shape *shape,
+	const struct kvfi_ids *src, const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
 
 /* kvfi_bind_ranges - receiver's side: the ranges as the sender named them, the own lists for the whole prompt.
  * Errors: KVF_OUT_OF_RANGE when a range leaves what the lists ask for, is cut inside a block of both sides, or repeats another one.
  */
-KVF_MUST_CHECK enum kvf_status kvfi_bind_ranges(const kvf_plan *plan, uint64_t prompt_len, uint32_t layer_start, uint32_t layer_end,
-	const struct kvfi_range *ranges, uint32_t n_ranges, const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
+KVF_MUST_CHECK enum kvf_status kvfi_bind_ranges(const kvf_plan *plan, uint64_t prompt_len,
+	uint32_t layer_start, uint32_t layer_end, const struct kvfi_range *ranges, uint32_t n_ranges,
+	const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
 
 /* kvfi_expected_ranges - receiver's side: what must have arrived from this source when every slice is in, if the source has everything.
  * One or more ranges per group (several where own ids are negative). In windowed groups the source may start later: only the part
  * from token stale() on is required. Returns their number. bytes_out: their bytes for this pair, all layers.
  */
-KVF_MUST_CHECK enum kvf_status kvfi_expected_ranges(const kvf_plan *plan, uint64_t prompt_len, const struct kvfi_ids *dst,
-	struct kvfi_bound *bound_out);
+KVF_MUST_CHECK enum kvf_status kvfi_expected_ranges(
+	const kvf_plan *plan, uint64_t prompt_len, const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
 
 /* kvfi_check_lists - own lists of a whole prompt (rx) or of a slice (tx) against the own layout, before anything is asked or sent.
  * KVF_EINVAL names group, index and value: id out of range, too many ids, group unknown, layers not held.
  */
-KVF_MUST_CHECK enum kvf_status kvfi_check_lists(const struct kvf_layout *own, const struct kvfi_shape *shape, const struct kvfi_ids *lists,
-	uint32_t cp, uint32_t cp_rank);
+KVF_MUST_CHECK enum kvf_status kvfi_check_lists(const struct kvf_layout *own, const struct kvfi_shape *shape,
+	const struct kvfi_ids *lists, uint32_t cp, uint32_t cp_rank);
 
 /* A strip: count runs of len bytes; run i at src + i*src_stride, dst + i*dst_stride, canonical position pos + i*pos_stride.
  * The side that is not walked is 0. In a merged walk (KVFI_WALK_MERGED) a run may be several rows that are not neighbours in
@@ -115,7 +119,7 @@ enum kvfi_walk_mode {
 	KVFI_WALK_MERGED = 0, /* both addresses, longest runs, any order: for direct copies */
 	KVFI_WALK_BOTH = 1,   /* both addresses, canonical order */
 	KVFI_WALK_SRC = 2,    /* source addresses only, canonical order, merged by the source alone */
-	KVFI_WALK_DST = 3     /* destination addresses only, canonical order, merged by the destination alone */
+	KVFI_WALK_DST = 3 /* destination addresses only, canonical order, merged by the destination alone */
 };
 
 /* State of a walk; plain memory, no clean-up. Fields are geometry's own. */
@@ -132,8 +136,8 @@ struct kvfi_walk {
 
 /* kvfi_walk_init - walk the units [unit_begin, unit_end) of a bound. Units cut a slice into independent shares for several workers
  * (merged walks only; canonical walks take 0, bound->units). */
-void kvfi_walk_init(struct kvfi_walk *walk, const struct kvfi_bound *bound, enum kvfi_walk_mode mode, uint64_t unit_begin,
-	uint64_t unit_end);
+void kvfi_walk_init(struct kvfi_walk *walk, const struct kvfi_bound *bound, enum kvfi_walk_mode mode,
+	uint64_t unit_begin, uint64_t unit_end);
 /* Continue a canonical walk at a byte position in [0, bytes]. */
 void kvfi_walk_seek(struct kvfi_walk *walk, uint64_t pos);
 /* kvfi_walk_next - the next strip, of at most max_bytes in all (runs longer than that are cut); false at the end.

@@ -30,13 +30,17 @@ KVF_MUST_CHECK enum kvf_status kvfi_regions_init(struct kvfi_regions *regions, u
 /* Frees what is left. */
 void kvfi_regions_fini(struct kvfi_regions *regions);
 /* memfd of len_bytes, mapped shared, populated, MADV_DONTFORK, close-on-exec, no name in any file system. */
-KVF_MUST_CHECK enum kvf_status kvfi_regions_alloc(struct kvfi_regions *regions, uint64_t len_bytes, uint32_t *index_out);
-KVF_MUST_CHECK enum kvf_status kvfi_regions_register(struct kvfi_regions *regions, void *memory, uint64_t len_bytes, uint32_t *index_out);
+KVF_MUST_CHECK enum kvf_status kvfi_regions_alloc(
+	struct kvfi_regions *regions, uint64_t len_bytes, uint32_t *index_out);
+KVF_MUST_CHECK enum kvf_status kvfi_regions_register(
+	struct kvfi_regions *regions, void *memory, uint64_t len_bytes, uint32_t *index_out);
 /* KVF_EBUSY while users > 0. */
 KVF_MUST_CHECK enum kvf_status kvfi_regions_remove(struct kvfi_regions *regions, uint32_t index);
 kvf_region kvfi_region_handle(const struct kvfi_regions *regions, uint32_t index);
-KVF_MUST_CHECK enum kvf_status kvfi_region_find(const struct kvfi_regions *regions, kvf_region handle, uint32_t *index_out);
+KVF_MUST_CHECK enum kvf_status kvfi_region_find(
+	const struct kvfi_regions *regions, kvf_region handle, uint32_t *index_out);
 /* [address, address + len) inside one region: its wire address. KVF_EINVAL if in none. */
-KVF_MUST_CHECK enum kvf_status kvfi_regions_to_wire(const struct kvfi_regions *regions, uint64_t address, uint64_t len_bytes, uint64_t *wire_out);
+KVF_MUST_CHECK enum kvf_status kvfi_regions_to_wire(
+	const struct kvfi_regions *regions, uint64_t address, uint64_t len_bytes, uint64_t *wire_out);
 
 #endif

@@ -49,33 +49,36 @@ enum kvfi_done_kind {
 struct kvfi_done {
 	enum kvfi_done_kind kind;
 	enum kvf_status status;
-	uint32_t peer;      /* the agent's slot of the peer */
-	uint64_t id;        /* TX: post->id. RX: grant->id */
-	uint32_t slice;     /* RX: the peer's slice id */
+	uint32_t peer;  /* the agent's slot of the peer */
+	uint64_t id;    /* TX: post->id. RX: grant->id */
+	uint32_t slice; /* RX: the peer's slice id */
 	uint64_t bytes, runs;
-	uint64_t sum;       /* when asked for */
-	uint64_t first_ns, last_ns; /* monotonic; 0 = nothing moved */
+	uint64_t sum;                              /* when asked for */
+	uint64_t first_ns, last_ns;                /* monotonic; 0 = nothing moved */
 	uint32_t layer_start, layer_end, n_ranges; /* RX: as the SLICE header named them */
 	struct kvfi_range ranges[KVFI_MAX_RANGES];
 	uint32_t frame_bytes; /* FRAME: copied by notify */
 	const void *frame;
-	char reason[128];   /* BROKEN: one sentence; TX/RX failures: detail or "" */
+	char reason[128]; /* BROKEN: one sentence; TX/RX failures: detail or "" */
 };
 
 struct kvfi_transport_env {
 	void *self;
-	void (*notify)(void *self, const struct kvfi_done *done); /* any thread; copies; never blocks for long; never fails */
-	void (*submit)(void *self, struct kvfi_job *job);         /* any thread; runs on a copy worker, in order of submission */
-	uint32_t workers;         /* how many copy workers there are: how many shares a post is worth cutting into */
+	/* any thread; copies; never blocks for long; never fails */
+	void (*notify)(void *self, const struct kvfi_done *done);
+	/* any thread; runs on a copy worker, in order of submission */
+	void (*submit)(void *self, struct kvfi_job *job);
+	/* how many copy workers there are: how many shares a post is worth cutting into */
+	uint32_t workers;
 	const struct kvfi_regions *regions;
 	uint64_t incarnation;
 	uint32_t max_peers;
-	uint32_t max_grants;      /* grant ids are below this */
-	uint32_t max_posts;       /* open at once */
-	const char *name;         /* of the agent, for thread names and logs */
-	const char *data_listen;  /* tcp */
-	const char *runtime_dir;  /* unix sockets; exists, mode 0700 */
-	bool listens;             /* prefill agents */
+	uint32_t max_grants;     /* grant ids are below this */
+	uint32_t max_posts;      /* open at once */
+	const char *name;        /* of the agent, for thread names and logs */
+	const char *data_listen; /* tcp */
+	const char *runtime_dir; /* unix sockets; exists, mode 0700 */
+	bool listens;            /* prefill agents */
 };
 
 struct kvfi_tx_post {
@@ -83,10 +86,10 @@ struct kvfi_tx_post {
 	uint32_t peer;
 	uint64_t request_id;
 	uint32_t attempt;
-	uint64_t epoch; /* the receiver's */
-	uint32_t slice; /* the sender's slice id */
+	uint64_t epoch;                        /* the receiver's */
+	uint32_t slice;                        /* the sender's slice id */
 	uint32_t lease_slot, lease_generation; /* as the REQUEST named them */
-	bool sum;       /* compute kvfi_sum over what moves */
+	bool sum;                              /* compute kvfi_sum over what moves */
 	const struct kvfi_bound *bound; /* stays valid until KVFI_DONE_TX. bytes may be 0: complete at once */
 };
 
@@ -106,8 +109,9 @@ struct kvfi_transport; /* each transport's own; starts with struct kvfi_transpor
 
 struct kvfi_transport_ops {
 	const char *name;
-	bool receiver_applied; /* else the sender's workers store into the destination under a shared lease word */
-	bool needs_shared;     /* destination regions must come from kvf_alloc */
+	/* else the sender's workers store into the destination under a shared lease word */
+	bool receiver_applied;
+	bool needs_shared; /* destination regions must come from kvf_alloc */
 
 	enum kvf_status (*open)(const struct kvfi_transport_env *env, struct kvfi_transport **transport_out);
 	void (*close)(struct kvfi_transport *transport);
@@ -122,16 +126,18 @@ struct kvfi_transport_ops {
 	void (*region_removed)(struct kvfi_transport *transport, uint32_t region);
 
 	/* Decode: start connecting; KVFI_DONE_UP or KVFI_DONE_BROKEN follows. link: number of this connection, named in the data handshake. */
-	enum kvf_status (*connect)(struct kvfi_transport *transport, uint32_t peer, uint64_t peer_incarnation, uint64_t link,
-		const void *address, size_t len_bytes);
+	enum kvf_status (*connect)(struct kvfi_transport *transport, uint32_t peer, uint64_t peer_incarnation,
+		uint64_t link, const void *address, size_t len_bytes);
 	/* Prefill: admit a data connection of that incarnation and link as this peer; KVFI_DONE_UP follows when it came. */
-	enum kvf_status (*expect)(struct kvfi_transport *transport, uint32_t peer, uint64_t peer_incarnation, uint64_t link);
+	enum kvf_status (*expect)(
+		struct kvfi_transport *transport, uint32_t peer, uint64_t peer_incarnation, uint64_t link);
 	/* Forget the peer: closes its connections, stops its posts. */
 	void (*disconnect)(struct kvfi_transport *transport, uint32_t peer);
 
 	/* Prefill, after UP: the peer's wire layout, with its bases (region << 48 | offset) replaced by addresses where this process can
 	 * store (one-sided), or left as they are (receiver-applied). KVF_OUT_OF_RANGE when an extent leaves what the peer shared. */
-	enum kvf_status (*map_layout)(struct kvfi_transport *transport, uint32_t peer, struct kvf_layout *layout);
+	enum kvf_status (*map_layout)(
+		struct kvfi_transport *transport, uint32_t peer, struct kvf_layout *layout);
 
 	/* Start moving. KVF_EFULL: no room now; nothing was started. The struct is copied, the bound is not. */
 	enum kvf_status (*post)(struct kvfi_transport *transport, const struct kvfi_tx_post *post);
@@ -139,14 +145,15 @@ struct kvfi_transport_ops {
 	void (*cancel)(struct kvfi_transport *transport, uint64_t post_id);
 
 	/* Permission for one peer to write for one session; what the REQUEST must name. The struct is copied, plan and ids are not. */
-	enum kvf_status (*grant)(struct kvfi_transport *transport, const struct kvfi_rx_grant *grant, uint32_t *lease_slot_out,
-		uint32_t *lease_generation_out);
+	enum kvf_status (*grant)(struct kvfi_transport *transport, const struct kvfi_rx_grant *grant,
+		uint32_t *lease_slot_out, uint32_t *lease_generation_out);
 	void (*revoke)(struct kvfi_transport *transport, uint32_t grant_id);
 	bool (*quiet)(struct kvfi_transport *transport, uint32_t grant_id);
 	void (*release)(struct kvfi_transport *transport, uint32_t grant_id);
 
 	/* A hot control frame (RESULT, ACK, ...) over a socket this transport has anyway. False: not possible (now); use the control channel. NULL: never. */
-	bool (*send_frame)(struct kvfi_transport *transport, uint32_t peer, const void *frame, size_t len_bytes);
+	bool (*send_frame)(
+		struct kvfi_transport *transport, uint32_t peer, const void *frame, size_t len_bytes);
 	/* Readable when poll() has something to do; -1: never. */
 	int (*fd)(struct kvfi_transport *transport);
 	/* Handle what is there; never blocks. loop: does a bounded piece of the copying (it has no threads). */

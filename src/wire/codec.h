@@ -8,7 +8,8 @@
 /* Upper bound of the encoded size. */
 size_t kvfi_msg_bound(const struct kvfi_msg *msg);
 /* Encodes into buffer. KVF_EUNSUPPORTED for cold messages in a build without msgpack; KVF_EFULL if it does not fit. */
-KVF_MUST_CHECK enum kvf_status kvfi_msg_encode(const struct kvfi_msg *msg, void *buffer, size_t max_bytes, size_t *len_out);
+KVF_MUST_CHECK enum kvf_status kvfi_msg_encode(
+	const struct kvfi_msg *msg, void *buffer, size_t max_bytes, size_t *len_out);
 /* KVF_PROTOCOL, KVF_PEER_VERSION (magic right, version not ours), KVF_ENOMEM. msg_out is to be freed with kvfi_msg_fini on success only. */
 KVF_MUST_CHECK enum kvf_status kvfi_msg_decode(const void *bytes, size_t len_bytes, struct kvfi_msg *msg_out);
 /* Hot: fixed frames that fit KVFI_HOT_FRAME_MAX and may travel over a transport's socket (RESULT with small aux, ACK, CANCEL, QUIET, CLAIM, GO, REQUEST_OK). */
@@ -21,8 +22,10 @@ struct kvfi_ticket {
 	const char *endpoints[16];
 	char text[3072]; /* what endpoints points into after decode */
 };
-KVF_MUST_CHECK enum kvf_status kvfi_ticket_encode(const struct kvfi_ticket *ticket, void *buffer, size_t max_bytes, size_t *len_out);
+KVF_MUST_CHECK enum kvf_status kvfi_ticket_encode(
+	const struct kvfi_ticket *ticket, void *buffer, size_t max_bytes, size_t *len_out);
 /* KVF_ETICKET with the field in kvf_error(). Does not judge the expiry. */
-KVF_MUST_CHECK enum kvf_status kvfi_ticket_decode(const void *bytes, size_t len_bytes, struct kvfi_ticket *ticket_out);
+KVF_MUST_CHECK enum kvf_status kvfi_ticket_decode(
+	const void *bytes, size_t len_bytes, struct kvfi_ticket *ticket_out);
 
 #endif

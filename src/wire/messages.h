@@ -11,9 +11,9 @@
 #include "kvferry/kvferry.h"
 #include "geometry/geometry.h"
 
-#define KVFI_WIRE_MAGIC   UINT32_C(0x3146564b) /* "KVF1", little-endian */
-#define KVFI_WIRE_VERSION 1u
-#define KVFI_REASON_BYTES 160u
+#define KVFI_WIRE_MAGIC     UINT32_C(0x3146564b) /* "KVF1", little-endian */
+#define KVFI_WIRE_VERSION   1u
+#define KVFI_REASON_BYTES   160u
 #define KVFI_WIRE_MAX_BYTES (UINT32_C(64) << 20) /* of one message */
 
 enum kvfi_msg_type {
@@ -35,9 +35,9 @@ enum kvfi_msg_type {
 
 struct kvfi_msg_header {
 	enum kvfi_msg_type type;
-	uint64_t from; /* sender's incarnation */
-	uint64_t to;   /* receiver's incarnation; 0 in the first HELLO */
-	uint64_t link; /* number of the connection, drawn by the side that says HELLO; 0 never */
+	uint64_t from;        /* sender's incarnation */
+	uint64_t to;          /* receiver's incarnation; 0 in the first HELLO */
+	uint64_t link;        /* number of the connection, drawn by the side that says HELLO; 0 never */
 	uint64_t instance_id; /* prefill instance of the session; 0 where there is no session */
 	uint64_t request_id;
 	uint32_t attempt;
@@ -82,21 +82,22 @@ struct kvfi_request_group {
 
 struct kvfi_msg_request {
 	uint64_t prompt_len;
-	uint32_t dp_index;      /* of the prefill instance that shall serve; KVF_DP_UNKNOWN: an invitation without authority */
-	uint32_t dp_rank;       /* of the asking decode rank */
+	/* of the prefill instance that shall serve; KVF_DP_UNKNOWN: an invitation without authority */
+	uint32_t dp_index;
+	uint32_t dp_rank; /* of the asking decode rank */
 	enum kvf_replica replica;
-	uint32_t aux_slot;      /* KVF_NO_AUX: none */
-	uint32_t aux_bytes;     /* size of that slot */
+	uint32_t aux_slot;  /* KVF_NO_AUX: none */
+	uint32_t aux_bytes; /* size of that slot */
 	uint32_t lease_slot, lease_generation;
-	uint64_t time_left_ns;  /* how long it may wait for its tx; 0 = for ever */
-	uint64_t digest;        /* of the pair */
-	uint32_t verify;        /* enum kvf_verify */
+	uint64_t time_left_ns; /* how long it may wait for its tx; 0 = for ever */
+	uint64_t digest;       /* of the pair */
+	uint32_t verify;       /* enum kvf_verify */
 	uint32_t n_groups;
 	struct kvfi_request_group groups[KVF_MAX_GROUPS];
 };
 
 struct kvfi_msg_request_ok { /* also to an invitation */
-	uint32_t known; /* 1: a tx is open for it; 0: parked */
+	uint32_t known;      /* 1: a tx is open for it; 0: parked */
 };
 
 struct kvfi_msg_claim {
@@ -126,7 +127,7 @@ struct kvfi_msg_result {
 	uint32_t n_ranges;
 	struct kvfi_range ranges[KVFI_MAX_RANGES];
 	uint32_t aux_bytes;
-	const unsigned char *aux; /* points into the message's block */
+	const unsigned char *aux;       /* points into the message's block */
 	char reason[KVFI_REASON_BYTES]; /* of a failure; "" else */
 };
 
@@ -167,7 +168,8 @@ struct kvfi_msg {
 		struct kvfi_msg_cancel cancel;
 		struct kvfi_msg_ping ping;
 	} u;
-	void *block; /* what decode and dup allocated for runs and aux; NULL if nothing. A message built by hand may point anywhere and leaves it NULL */
+	/* what decode and dup allocated for runs and aux; NULL if nothing. A message built by hand may point anywhere and leaves it NULL */
+	void *block;
 };
 
 const char *kvfi_msg_name(enum kvfi_msg_type type);
