@@ -37,7 +37,7 @@ struct arg_option {
 	const char *value; /* what the help calls the value; NULL for flags */
 	const char *help;  /* one line; say the default */
 	enum arg_kind kind;
-	size_t offset;	     /* of the field in the struct that args_parse fills */
+	size_t offset;       /* of the field in the struct that args_parse fills */
 	uint64_t min, max;   /* inclusive: NUMBER, SIZE, DURATION; max 0 means UINT64_MAX */
 	const char *choices; /* CHOICE: "elect|stripe" */
 	bool required;
@@ -46,14 +46,14 @@ struct arg_option {
 #define ARG_FIELD(type, field) offsetof(type, field)
 
 struct args_spec {
-	const char *command;	 /* "plan" */
-	const char *summary;	 /* one line */
-	const char *usage;	 /* after "kvferry ": "plan --model M --tokens N ..." */
+	const char *command;     /* "plan" */
+	const char *summary;     /* one line */
+	const char *usage;       /* after "kvferry ": "plan --model M --tokens N ..." */
 	const char *description; /* paragraphs of the help, newline-terminated; NULL: none */
-	const char *examples;	 /* lines of the help, newline-terminated */
+	const char *examples;    /* lines of the help, newline-terminated */
 	const struct arg_option *options;
 	size_t n_options;
-	const char *positional;	  /* help name of the one optional positional argument, "TRACE"; NULL: none is
+	const char *positional;   /* help name of the one optional positional argument, "TRACE"; NULL: none is
 				     taken */
 	size_t positional_offset; /* a const char * field */
 };
@@ -65,7 +65,7 @@ enum args_result {
 };
 
 #define EXIT_WORK_FAILED 1
-#define EXIT_USAGE	 2
+#define EXIT_USAGE       2
 
 /* argv[0] is the subcommand's name. fields: the struct that the offsets name, holding the defaults. */
 enum args_result args_parse(const struct args_spec *spec, int argc, char **argv, void *fields);

@@ -43,8 +43,8 @@ struct content_span {
 /* The first byte that is not what it must be. */
 struct content_mismatch {
 	uint32_t group, layer, part, head; /* global layer and head (state: section and unit) */
-	uint64_t token;			   /* in the prompt; state: 0 */
-	uint64_t byte;			   /* in the row */
+	uint64_t token;                    /* in the prompt; state: 0 */
+	uint64_t byte;                     /* in the row */
 	uint8_t expected, found;
 	int32_t block_id;
 	uint64_t bad_rows; /* in the whole span */

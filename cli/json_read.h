@@ -17,13 +17,21 @@
 #define JSON_READ_MAX_DEPTH 32u
 #define JSON_READ_MAX_NODES (4u << 20)
 
-enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_type {
+	JSON_NULL,
+	JSON_FALSE,
+	JSON_TRUE,
+	JSON_NUMBER,
+	JSON_STRING,
+	JSON_ARRAY,
+	JSON_OBJECT
+};
 
 struct json_node {
 	enum json_type type;
 	uint32_t start, end; /* bytes in the text; strings without their quotes */
-	uint32_t n;	     /* members or elements */
-	uint32_t next;	     /* index of the first node after this one and all it contains */
+	uint32_t n;          /* members or elements */
+	uint32_t next;       /* index of the first node after this one and all it contains */
 };
 
 /* Owns its nodes, points into the caller's text. Zero-initialise; may be used for one text after another. */

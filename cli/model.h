@@ -23,9 +23,9 @@ struct model {
 	struct kvf_group_spec groups[MODEL_MAX_GROUPS];
 	uint32_t layer_ids[MODEL_MAX_GROUPS][KVF_MAX_LAYERS];
 	char name[256];
-	uint32_t n_layers;	  /* all groups */
+	uint32_t n_layers;        /* all groups */
 	uint64_t bytes_per_token; /* all attention layers, windowed ones included, all parts */
-	uint64_t state_bytes;	  /* per request, all state layers */
+	uint64_t state_bytes;     /* per request, all state layers */
 };
 
 /* model_parse - text of --model: a built-in name,

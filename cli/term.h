@@ -10,7 +10,15 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum term_style { TERM_PLAIN, TERM_BOLD, TERM_DIM, TERM_GREEN, TERM_RED, TERM_YELLOW, TERM_CYAN };
+enum term_style {
+	TERM_PLAIN,
+	TERM_BOLD,
+	TERM_DIM,
+	TERM_GREEN,
+	TERM_RED,
+	TERM_YELLOW,
+	TERM_CYAN
+};
 
 bool term_is_colour(FILE *stream);
 /* The escape that begins a style on this stream; "" without colours. TERM_PLAIN resets. */
