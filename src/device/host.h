@@ -9,10 +9,16 @@
 
 #include <stdint.h>
 
-/* count runs of len bytes, src + i*src_stride to dst + i*dst_stride. Source and destination do not overlap. */
+/* A strip is a copy of count runs of len bytes, src + i*src_stride to dst + i*dst_stride. Source and destination do not overlap. */
+
+/* For what is used again soon, or is small: leaves the destination in the cache. */
 void kvfi_host_copy(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, uint64_t len_bytes,
 	uint64_t count);
-/* Orders the stores of kvfi_host_copy (non-temporal ones included) before all that follows. */
+/* For bulk: past the cache where the machine has a way to (whole lines of runs of KVFI_HOST_STREAM_BYTES and more), else as kvfi_host_copy. */
+void kvfi_host_copy_bulk(void *dst, int64_t dst_stride, const void *src, int64_t src_stride,
+	uint64_t len_bytes, uint64_t count);
+#define KVFI_HOST_STREAM_BYTES 192u
+/* Orders the stores of both (non-temporal ones included) before all that follows. */
 void kvfi_host_fence(void);
 /* Sum of len_bytes at canonical position pos. */
 uint64_t kvfi_host_sum(const void *memory, uint64_t len_bytes, uint64_t pos);
