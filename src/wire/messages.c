@@ -1,0 +1,194 @@
+/* messages.c - names, deep copies and the end of messages, apart from any encoding.
+ *
+ * A message owns its block (id runs of a REQUEST, aux bytes of a RESULT) and, in HELLO and HELLO_OK, its instance and
+ * layout. A message built by hand may point to memory of its maker: it has no block, and fini is not called on it.
+ * Pure; any thread.
+ */
+#include "wire/messages.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "base/assert.h"
+#include "base/status.h"
+#include "wire/codec.h"
+
+/* Until geometry has landed: weak, so that a build without it links. */
+#pragma weak kvfi_instance_copy
+#pragma weak kvfi_layout_copy
+#pragma weak kvf_instance_free
+#pragma weak kvf_layout_free
+
+const char *kvfi_msg_name(enum kvfi_msg_type type)
+{
+	switch (type) {
+	case KVFI_MSG_HELLO:
+		return "HELLO";
+	case KVFI_MSG_HELLO_OK:
+		return "HELLO_OK";
+	case KVFI_MSG_REFUSE:
+		return "REFUSE";
+	case KVFI_MSG_REQUEST:
+		return "REQUEST";
+	case KVFI_MSG_REQUEST_OK:
+		return "REQUEST_OK";
+	case KVFI_MSG_CLAIM:
+		return "CLAIM";
+	case KVFI_MSG_GO:
+		return "GO";
+	case KVFI_MSG_RESULT:
+		return "RESULT";
+	case KVFI_MSG_ACK:
+		return "ACK";
+	case KVFI_MSG_CANCEL:
+		return "CANCEL";
+	case KVFI_MSG_QUIET:
+		return "QUIET";
+	case KVFI_MSG_PING:
+		return "PING";
+	case KVFI_MSG_PONG:
+		return "PONG";
+	case KVFI_MSG_BYE:
+		return "BYE";
+	}
+	return "UNKNOWN";
+}
+
+bool kvfi_msg_is_hot(enum kvfi_msg_type type)
+{
+	switch (type) {
+	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_CLAIM:
+	case KVFI_MSG_GO:
+	case KVFI_MSG_RESULT:
+	case KVFI_MSG_ACK:
+	case KVFI_MSG_CANCEL:
+	case KVFI_MSG_QUIET:
+		return true;
+	case KVFI_MSG_HELLO:
+	case KVFI_MSG_HELLO_OK:
+	case KVFI_MSG_REFUSE:
+	case KVFI_MSG_REQUEST:
+	case KVFI_MSG_PING:
+	case KVFI_MSG_PONG:
+	case KVFI_MSG_BYE:
+		return false;
+	}
+	return false;
+}
+
+void kvfi_msg_fini(struct kvfi_msg *msg)
+{
+	if (msg == NULL)
+		return;
+	if (msg->header.type == KVFI_MSG_HELLO || msg->header.type == KVFI_MSG_HELLO_OK) {
+		if (msg->u.hello.instance != NULL)
+			kvf_instance_free(msg->u.hello.instance);
+		if (msg->u.hello.layout != NULL)
+			kvf_layout_free(msg->u.hello.layout);
+		msg->u.hello.instance = NULL;
+		msg->u.hello.layout = NULL;
+	}
+	free(msg->block);
+	msg->block = NULL;
+}
+
+/* The copy still points to the original's instance and layout; on failure the caller throws it away. */
+static enum kvf_status own_hello(struct kvfi_msg_hello *hello)
+{
+	struct kvf_instance *instance = NULL;
+	struct kvf_layout *layout = NULL;
+
+	if (kvfi_instance_copy == NULL || kvfi_layout_copy == NULL)
+		return kvfi_fail(KVF_EUNSUPPORTED, "HELLO: geometry is not built in yet");
+	if (hello->instance != NULL) {
+		instance = kvfi_instance_copy(hello->instance);
+		if (instance == NULL)
+			return kvfi_fail(KVF_ENOMEM, "copying the instance map of a HELLO");
+	}
+	if (hello->layout != NULL) {
+		layout = kvfi_layout_copy(hello->layout);
+		if (layout == NULL) {
+			kvf_instance_free(instance);
+			return kvfi_fail(KVF_ENOMEM, "copying the layout of a HELLO");
+		}
+	}
+	hello->instance = instance;
+	hello->layout = layout;
+	return KVF_OK;
+}
+
+static enum kvf_status own_runs(struct kvfi_msg *copy)
+{
+	struct kvfi_msg_request *request = &copy->u.request;
+	struct kvfi_id_run *block;
+	size_t n_runs = 0;
+
+	KVFI_ASSERT(request->n_groups <= KVF_MAX_GROUPS);
+	for (uint32_t i = 0; i < request->n_groups; i++)
+		n_runs += request->groups[i].n_runs;
+	if (n_runs == 0)
+		return KVF_OK;
+	block = calloc(n_runs, sizeof(*block));
+	if (block == NULL)
+		return kvfi_fail(KVF_ENOMEM, "copying %zu id runs of a REQUEST", n_runs);
+	copy->block = block;
+	for (uint32_t i = 0; i < request->n_groups; i++) {
+		struct kvfi_request_group *group = &request->groups[i];
+
+		if (group->n_runs > 0)
+			memcpy(block, group->runs, group->n_runs * sizeof(*block));
+		group->runs = block;
+		block += group->n_runs;
+	}
+	return KVF_OK;
+}
+
+static enum kvf_status own_aux(struct kvfi_msg *copy)
+{
+	struct kvfi_msg_result *result = &copy->u.result;
+
+	if (result->aux_bytes == 0) {
+		result->aux = NULL;
+		return KVF_OK;
+	}
+	copy->block = malloc(result->aux_bytes);
+	if (copy->block == NULL)
+		return kvfi_fail(KVF_ENOMEM, "copying %u aux bytes of a RESULT", result->aux_bytes);
+	memcpy(copy->block, result->aux, result->aux_bytes);
+	result->aux = copy->block;
+	return KVF_OK;
+}
+
+enum kvf_status kvfi_msg_dup(const struct kvfi_msg *msg, struct kvfi_msg *copy_out)
+{
+	struct kvfi_msg copy = *msg;
+	enum kvf_status status = KVF_OK;
+
+	copy.block = NULL;
+	switch (msg->header.type) {
+	case KVFI_MSG_HELLO:
+	case KVFI_MSG_HELLO_OK:
+		status = own_hello(&copy.u.hello);
+		break;
+	case KVFI_MSG_REQUEST:
+		status = own_runs(&copy);
+		break;
+	case KVFI_MSG_RESULT:
+		status = own_aux(&copy);
+		break;
+	case KVFI_MSG_REFUSE:
+	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_CLAIM:
+	case KVFI_MSG_GO:
+	case KVFI_MSG_ACK:
+	case KVFI_MSG_CANCEL:
+	case KVFI_MSG_QUIET:
+	case KVFI_MSG_PING:
+	case KVFI_MSG_PONG:
+	case KVFI_MSG_BYE:
+		break;
+	}
+	if (status == KVF_OK)
+		*copy_out = copy;
+	return status;
+}
