@@ -1,0 +1,225 @@
+/* store.c - storing into a peer's memory, one chunk under the lease at a time.
+ *
+ * Guarantees: no byte is written outside the windows (asserted for every strip, in every build); none outside enter and leave; the
+ * stores of a chunk are fenced before leave. The next strip is fetched before a chunk ends, so the last one is known to be the last
+ * and no lease is entered for nothing.
+ *
+ * A merged walk is cut by units; a canonical one (for sums) by byte positions, because units are no measure there.
+ * Owned by one worker at a time; the target is shared and constant.
+ */
+#include "transport/store.h"
+
+#include <stddef.h>
+#include "base/assert.h"
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "device/host.h"
+#include "memory/region.h"
+
+/* Until geometry has landed the library must link without it. */
+#pragma weak kvfi_layout_extent
+#pragma weak kvfi_walk_init
+#pragma weak kvfi_walk_seek
+#pragma weak kvfi_walk_next
+
+#define PIECE_BYTES (UINT64_C(2) << 20)
+#define MAX_PIECES  UINT64_C(65536)
+#define BULK_BYTES  (UINT64_C(1) << 20) /* a post of this size does not stay in a core's cache anyhow */
+
+/* ---- windows */
+
+static const struct kvfi_window *window_of(const struct kvfi_windows *windows, uint64_t region)
+{
+	uint32_t n = atomic_load(&windows->n);
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (windows->table[i].region == region && windows->table[i].start != windows->table[i].end)
+			return &windows->table[i];
+	}
+	return NULL;
+}
+
+static enum kvf_status map_base(
+	const struct kvfi_windows *windows, uint64_t wire, uint64_t start, uint64_t end, uint64_t *base_out)
+{
+	uint64_t mask = (UINT64_C(1) << KVFI_REGION_SHIFT) - 1;
+	uint64_t region = wire >> KVFI_REGION_SHIFT;
+	const struct kvfi_window *window = window_of(windows, region);
+
+	if (window == NULL)
+		return kvfi_fail(KVF_OUT_OF_RANGE, "region %llu is not shared", (unsigned long long)region);
+	if (start > end || start >> KVFI_REGION_SHIFT != region || (end - 1) >> KVFI_REGION_SHIFT != region ||
+		((end - 1) & mask) >= window->end - window->start)
+		return kvfi_fail(KVF_OUT_OF_RANGE, "cells at %#llx..%#llx leave region %llu of %llu bytes",
+			(unsigned long long)(start & mask),
+			(unsigned long long)(end - (region << KVFI_REGION_SHIFT)), (unsigned long long)region,
+			(unsigned long long)(window->end - window->start));
+	*base_out = window->start + (wire & mask);
+	return KVF_OK;
+}
+
+/* Checks all bases, or writes all. */
+static enum kvf_status map_group(
+	const struct kvfi_windows *windows, struct kvf_layout *layout, uint32_t group, bool write)
+{
+	const struct kvf_group *g = &layout->groups[group];
+	uint64_t *bases = (uint64_t *)(uintptr_t)g->bases; /* a decoded layout is one writable block */
+
+	for (uint32_t i = 0; i < g->n_layers * g->n_parts; i++) {
+		uint64_t start, end, base;
+		enum kvf_status status;
+
+		if (!kvfi_layout_extent(layout, group, i / g->n_parts, i % g->n_parts, &start, &end))
+			continue;
+		if (write) {
+			const struct kvfi_window *window = window_of(windows, bases[i] >> KVFI_REGION_SHIFT);
+
+			KVFI_ASSERT(window != NULL);
+			bases[i] = window->start + (bases[i] & ((UINT64_C(1) << KVFI_REGION_SHIFT) - 1));
+			continue;
+		}
+		status = map_base(windows, bases[i], start, end, &base);
+		if (status != KVF_OK)
+			return kvfi_fail_prefix(status, "group %u: layer %u: part %u", group,
+				g->layers[i / g->n_parts], i % g->n_parts);
+	}
+	return KVF_OK;
+}
+
+enum kvf_status kvfi_windows_map(const struct kvfi_windows *windows, struct kvf_layout *layout)
+{
+	for (uint32_t write = 0; write <= 1; write++) {
+		for (uint32_t group = 0; group < layout->n_groups; group++) {
+			enum kvf_status status = map_group(windows, layout, group, write != 0);
+
+			if (status != KVF_OK)
+				return status;
+		}
+	}
+	return KVF_OK;
+}
+
+static bool inside(const struct kvfi_window *window, uint64_t start, uint64_t end)
+{
+	return start >= window->start && end <= window->end;
+}
+
+/* Every byte that the strip writes lies in one window. */
+static void assert_in_window(struct kvfi_store *store, const struct kvfi_strip *strip)
+{
+	uint64_t first = strip->dst, last = strip->dst + (uint64_t)strip->dst_stride * (strip->count - 1);
+	uint64_t start = kvfi_min_u64(first, last), end = kvfi_max_u64(first, last) + strip->len;
+	const struct kvfi_windows *windows = store->target->windows;
+	uint32_t n;
+
+	KVFI_ASSERT(start < end);
+	if (inside(&store->window, start, end))
+		return;
+	n = atomic_load(&windows->n);
+	for (uint32_t i = 0; i < n; i++) {
+		if (inside(&windows->table[i], start, end)) {
+			store->window = windows->table[i];
+			return;
+		}
+	}
+	KVFI_ASSERT(!"a strip lies outside the peer's memory");
+}
+
+/* ---- pieces */
+
+void kvfi_store_target_cut(struct kvfi_store_target *target)
+{
+	uint64_t n = kvfi_div_up(target->bound->bytes, PIECE_BYTES);
+
+	if (!target->sum)
+		n = kvfi_min_u64(n, target->bound->units);
+	target->n_pieces = (uint32_t)kvfi_max_u64(kvfi_min_u64(n, MAX_PIECES), 1);
+	target->bulk = target->bound->bytes >= BULK_BYTES;
+}
+
+/* floor(total * i / n) without overflow, i <= n < 2^17. */
+static uint64_t share(uint64_t total, uint64_t i, uint64_t n)
+{
+	return total / n * i + total % n * i / n;
+}
+
+static void fetch(struct kvfi_store *store, uint64_t max_bytes)
+{
+	max_bytes = kvfi_min_u64(max_bytes, store->left);
+	store->has_strip = max_bytes != 0 && kvfi_walk_next(&store->walk, max_bytes, &store->strip);
+	if (store->has_strip && store->left != UINT64_MAX)
+		store->left -= store->strip.len * store->strip.count;
+}
+
+void kvfi_store_begin(struct kvfi_store *store, const struct kvfi_store_target *target, uint32_t piece)
+{
+	const struct kvfi_bound *bound = target->bound;
+	uint64_t n = target->n_pieces;
+
+	store->target = target;
+	store->left = UINT64_MAX;
+	if (target->sum) {
+		uint64_t pos = share(bound->bytes, piece, n);
+
+		kvfi_walk_init(&store->walk, bound, KVFI_WALK_BOTH, 0, bound->units);
+		kvfi_walk_seek(&store->walk, pos);
+		store->left = share(bound->bytes, piece + UINT64_C(1), n) - pos;
+	} else {
+		kvfi_walk_init(&store->walk, bound, KVFI_WALK_MERGED, share(bound->units, piece, n),
+			share(bound->units, piece + UINT64_C(1), n));
+	}
+	fetch(store, KVFI_CHUNK_BYTES);
+}
+
+static void copy_strip(struct kvfi_store *store, const struct kvfi_strip *strip)
+{
+	void *dst = (void *)(uintptr_t)strip->dst;
+	const void *src = (const void *)(uintptr_t)strip->src;
+
+	assert_in_window(store, strip);
+	for (uint64_t i = 0; store->target->sum && i < strip->count; i++)
+		store->sum +=
+			kvfi_host_sum((const void *)(uintptr_t)(strip->src + (uint64_t)strip->src_stride * i),
+				strip->len, strip->pos + (uint64_t)strip->pos_stride * i);
+	if (store->target->bulk)
+		kvfi_host_copy_bulk(dst, strip->dst_stride, src, strip->src_stride, strip->len, strip->count);
+	else
+		kvfi_host_copy(dst, strip->dst_stride, src, strip->src_stride, strip->len, strip->count);
+}
+
+/* Copies strips until the chunk is full, and fetches the first one of the next chunk. A run that no longer fits opens the next chunk
+ * rather than be cut in two. */
+static void copy_chunk(struct kvfi_store *store)
+{
+	uint64_t room = KVFI_CHUNK_BYTES;
+	bool full;
+
+	do {
+		uint64_t len_bytes = store->strip.len * store->strip.count;
+
+		copy_strip(store, &store->strip);
+		store->bytes += len_bytes;
+		store->runs += store->strip.count;
+		room -= len_bytes;
+		full = room < store->strip.len;
+		fetch(store, full ? KVFI_CHUNK_BYTES : room);
+	} while (store->has_strip && !full);
+}
+
+enum kvfi_store_result kvfi_store_chunk(struct kvfi_store *store)
+{
+	const struct kvfi_store_target *target = store->target;
+
+	if (!store->has_strip)
+		return KVFI_STORE_END;
+	if (!kvfi_lease_enter(target->lease, target->generation))
+		return KVFI_STORE_REVOKED;
+	if (store->first_ns == 0)
+		store->first_ns = kvfi_clock_ns();
+	copy_chunk(store);
+	kvfi_host_fence();
+	kvfi_lease_leave(target->lease, target->generation);
+	store->last_ns = kvfi_clock_ns();
+	return KVFI_STORE_MORE;
+}
