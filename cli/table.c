@@ -94,7 +94,7 @@ void table_print(const struct table *table, FILE *out)
 {
 	uint32_t widths[TABLE_MAX_COLUMNS];
 
-	if (!table)
+	if (!table || table->columns == 0)
 		return;
 	for (uint32_t i = 0; i < table->columns; i++)
 		widths[i] = text_width(table->headers[i]);

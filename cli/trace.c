@@ -33,11 +33,11 @@ static const struct args_spec spec = {
 	.summary = "write a request trace in the Mooncake JSONL format",
 	.usage = "trace [--requests N] [--seed S] [--max-tokens N] [--out FILE] [--json]",
 	.description = "Prompt lengths are log-normal with p50 6,909 and p90 27,367 tokens, arrivals come in "
-                       "bursts every 3 s, and a good third\n"
+		       "bursts every 3 s, and a good third\n"
 		       "of all 512-token blocks repeats an earlier one (hash_ids), as in an hour of a chat "
-                       "service.\n"
+		       "service.\n"
 		       "One line a request: {\"timestamp\": ms, \"input_length\": N, \"output_length\": N, "
-                       "\"hash_ids\": [...]}\n",
+		       "\"hash_ids\": [...]}\n",
 	.examples = "  kvferry trace --requests 500 --out trace.jsonl\n"
 		    "  kvferry trace --requests 40 --max-tokens 8192 --seed 7 | head -1\n",
 	.options = options,

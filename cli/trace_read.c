@@ -87,7 +87,7 @@ static bool get_number(
 	const struct trace_file *file, const char *field, uint64_t max, uint64_t *out, struct reason *why)
 {
 	const struct json_node *value;
-	uint32_t node;
+	uint32_t node = 0;
 
 	if (!get_member(file, field, &node, why))
 		return false;
@@ -119,7 +119,7 @@ static bool get_hashes(struct trace_file *file, struct trace_request *request, s
 {
 	uint64_t expected = (request->input_length + TRACE_HASH_TOKENS - 1) / TRACE_HASH_TOKENS;
 	const struct json_node *list;
-	uint32_t node;
+	uint32_t node = 0;
 
 	if (!get_member(file, "hash_ids", &node, why))
 		return false;
