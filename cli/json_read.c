@@ -26,6 +26,9 @@ static bool fail_at(const struct reader *reader, uint32_t at, const char *what)
 			column = 1;
 		}
 	}
+	/* A text without a newline is a line of something larger, which knows its number. */
+	if (!memchr(reader->text, '\n', reader->len))
+		return reason_set(reader->why, "column %u: %s", column, what);
 	return reason_set(reader->why, "line %u, column %u: %s", line, column, what);
 }
 

@@ -42,7 +42,7 @@ struct json_doc {
 	uint32_t n_nodes, capacity;
 };
 
-/* json_doc_read - false: why says what is wrong and where ("line 3, column 14: ..."). Node 0 is the outermost
+/* json_doc_read - false: why says what is wrong and where ("line 3, column 14: ..."; a text of one line: "column 14: ..."). Node 0 is the outermost
  * value. */
 bool json_doc_read(struct json_doc *doc, const char *text, size_t len, struct reason *why);
 void json_doc_fini(struct json_doc *doc);

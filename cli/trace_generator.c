@@ -3,8 +3,8 @@
  * Fitted to the conversation trace of the Mooncake release (FAST'25; 12,031 requests):
  * - prompt lengths log-normal through p50 6,909 and p90 27,367 tokens, cut at max_tokens (drawn from the part below, not clamped);
  * - arrivals in buckets of 3 s, Poisson with a gamma-distributed rate (mean 10.2 a bucket, variance 59, at most 28);
- * - every prompt begins with the same system prompt block (id 0); 39 % of requests continue an earlier conversation and share its
- *   full blocks, so that 37 % of block references repeat; the last, partly filled block is never shared;
+ * - every prompt begins with the same system prompt block (id 0); 40 % of requests continue an earlier conversation and share its
+ *   full blocks, so that some 35 % of block references repeat (there 36.6 %); the last, partly filled block is never shared;
  * - answers: one in eight is short, the others log-normal around 390 tokens, at most 2,000.
  * Memory: RECENT conversations of at most max_tokens / 512 ids each, allocated as they grow. One thread per source.
  */
@@ -22,7 +22,8 @@
 #define BUCKET_SHAPE       2.1 /* mean^2 / (variance - mean) */
 #define BUCKET_MOST        28u
 #define RECENT             256u
-#define CONTINUE_SHARE     0.39
+#define CONTINUE_SHARE     0.4
+#define HISTORY_DRAWS      16u
 #define ANSWER_MOST        2000u
 
 static const double length_p50 = 6909, length_p90 = 27367;
@@ -158,13 +159,29 @@ static bool reserve(uint64_t **ids, uint32_t *capacity, uint32_t n)
 	return true;
 }
 
-/* The conversation that this request continues, or the slot where a new one begins (then it holds the system prompt alone). */
-static struct conversation *choose_conversation(struct trace_generator *generator)
+/* Of a few conversations drawn, the one of which a prompt of `full` blocks can share most: follow-ups are as long as their history. */
+static struct conversation *draw_history(struct trace_generator *generator, uint32_t full)
+{
+	struct conversation *best = NULL;
+
+	for (uint32_t i = 0; i < HISTORY_DRAWS; i++) {
+		struct conversation *one =
+			&generator->recent[random_below(&generator->random, generator->n_recent)];
+
+		if (!best || (best->n < full && one->n > best->n) ||
+			(best->n > full && one->n >= full && one->n < best->n))
+			best = one;
+	}
+	return best;
+}
+
+/* The conversation that this request continues, or an empty slot where a new one begins. */
+static struct conversation *choose_conversation(struct trace_generator *generator, uint32_t full)
 {
 	struct conversation *conversation;
 
 	if (generator->n_recent && random_unit(&generator->random) < CONTINUE_SHARE)
-		return &generator->recent[random_below(&generator->random, generator->n_recent)];
+		return draw_history(generator, full);
 	conversation = &generator->recent[generator->next_recent];
 	generator->next_recent = (generator->next_recent + 1) % RECENT;
 	if (generator->n_recent < RECENT)
@@ -176,8 +193,8 @@ static struct conversation *choose_conversation(struct trace_generator *generato
 /* Fills hash_ids for a prompt and leaves its full blocks in the conversation. */
 static bool draw_hashes(struct trace_generator *generator, uint64_t tokens, uint32_t *n_out)
 {
-	struct conversation *conversation = choose_conversation(generator);
 	uint32_t full = (uint32_t)(tokens / TRACE_HASH_TOKENS);
+	struct conversation *conversation = choose_conversation(generator, full);
 	uint32_t n = (uint32_t)((tokens + TRACE_HASH_TOKENS - 1) / TRACE_HASH_TOKENS);
 	uint32_t shared = conversation->n < full ? conversation->n : full;
 

@@ -213,9 +213,6 @@ enum trace_next trace_file_next(
 	if (len == 0)
 		reason_set(why, "it is empty");
 	if (len == 0 || !parse_line(file, len, &request, why)) {
-		/* The reader of one line counts lines from 1 by itself: only its column means something here. */
-		if (!strncmp(why->text, "line 1, ", 8))
-			memmove(why->text, why->text + 8, strlen(why->text + 8) + 1);
 		reason_prefix(why, "%s: line %" PRIu64, file->path, file->line_number);
 		return TRACE_WRONG;
 	}
