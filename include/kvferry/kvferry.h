@@ -251,6 +251,13 @@ struct kvf_refusal {
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_layout_compatible(
 	const struct kvf_layout *prefill, const struct kvf_layout *decode, struct kvf_refusal *refusal_out);
 
+/* kvf_pair_compatible - as kvf_layout_compatible, with the rules that need the instance maps: under CP (decode
+ * side) tokens_per_block must be equal. kvf_plan_new checks the same. Threads: any.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_pair_compatible(const struct kvf_instance *prefill,
+	const struct kvf_layout *src, const struct kvf_instance *decode, const struct kvf_layout *dst,
+	struct kvf_refusal *refusal_out);
+
 enum kvf_replica {
 	KVF_REPLICA_ELECT = 0, /* one owner per destination and cell */
 	KVF_REPLICA_STRIPE = 1 /* the candidates share the layers */
@@ -277,7 +284,9 @@ struct kvf_loop {
 };
 
 /* A nest of strided loops inside one destination block (the block loop, indirect through the two id lists, is outside).
- * Offsets are from address 0 of each layout with block 0; loops run slowest first.
+ * Offsets are from address 0 of each layout with block 0; loops run slowest first; an axis that merged into the run
+ * is no loop. With unequal tokens_per_block the first destination block is cut at the source's blocks: one nest per
+ * distinct length of the pieces (at most two), src_offset counted inside the source block that holds the piece.
  */
 struct kvf_nest {
 	uint32_t group;
@@ -316,7 +325,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_plan_totals(
 	const kvf_plan *plan, uint64_t prompt_tokens, struct kvf_plan_totals *totals_out);
 
 struct kvf_run {
-	uint32_t group, layer;           /* global layer id of its first byte */
+	uint32_t group, layer, part;     /* of its first byte; layer: global id */
 	uint64_t src_offset, dst_offset; /* from the layout's address 0, source and destination block 0 */
 	uint64_t len_bytes;
 };

@@ -11,7 +11,8 @@
 #include <stdint.h>
 #include "kvferry/kvferry.h"
 
-#define KVFI_PLAN_VERSION 1u /* of pairing, owners, canonical order and digest */
+#define KVFI_PLAN_VERSION 1u              /* of pairing, owners, canonical order and digest */
+#define KVFI_UNIT_BYTES   UINT64_C(65536) /* of a bound, in the order of a merged walk: shares for workers */
 /* token ranges of one slice, over all groups: >1 per group only where ids are negative */
 #define KVFI_MAX_RANGES 64u
 
@@ -32,7 +33,6 @@ uint64_t kvfi_pair_digest(const struct kvf_instance *prefill, const struct kvf_l
 
 /* DP index of a rank of an instance. */
 uint32_t kvfi_rank_dp(const struct kvf_instance *instance, uint32_t rank);
-/* Does group g move with the slice that names these lists?  See kvfi_bind. */
 
 /* A slice as its sender names it. */
 struct kvfi_shape {
@@ -54,14 +54,18 @@ struct kvfi_range {
 	uint64_t token_first, token_end;
 };
 
-/* A range with the ids of the blocks that hold it; src_ids[0] is the block that holds token_first (thinned under CP: see below), likewise dst_ids.
- * NULL where that side is not known (the receiver does not know src_ids; walk with KVFI_WALK_DST then). */
+/* A range with the ids of the blocks that hold it; src_ids[0] is the block that holds token_first, likewise dst_ids.
+ * Under CP tokens count those of the pair's own blocks (the jth block b with b mod cp == cp_rank holds tokens
+ * [j*tpb, (j+1)*tpb)), and of src_ids every cp-th entry is used; state groups are not thinned, every CP rank gets the
+ * slot. NULL where that side is not known (the receiver does not know src_ids; walk with KVFI_WALK_DST then). */
 struct kvfi_bound_range {
 	struct kvfi_range range;
+	uint32_t layer_lo,
+		layer_hi; /* indices into the group's layers of this plan, half-open, never empty */
 	const int32_t *src_ids, *dst_ids;
+	uint64_t bytes_per_token;
 	uint64_t pos_first; /* canonical position of its first byte */
 	uint64_t bytes;
-	uint64_t unit_first; /* index of its first unit, see kvfi_walk_init */
 };
 
 /* One slice for one pair, ready to walk. Points into the plan and into the callers' id lists; copy freely while those live. */
@@ -70,8 +74,8 @@ struct kvfi_bound {
 	uint32_t layer_start, layer_end; /* global, half-open, explicit (never 0,0) */
 	uint32_t n_ranges;
 	uint64_t bytes;
-	uint64_t units;
-	/* cells' tokens left out because the source has no page (negative id) where the destination has one */
+	uint64_t units; /* of KVFI_UNIT_BYTES, the last one may be shorter; see kvfi_walk_init */
+	/* tokens left out because the source has no page (negative id) where the destination has one */
 	uint64_t dropped_tokens;
 	struct kvfi_bound_range ranges[KVFI_MAX_RANGES];
 };
@@ -92,9 +96,9 @@ KVF_MUST_CHECK enum kvf_status kvfi_bind_ranges(const kvf_plan *plan, uint64_t p
 	uint32_t layer_start, uint32_t layer_end, const struct kvfi_range *ranges, uint32_t n_ranges,
 	const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
 
-/* kvfi_expected_ranges - receiver's side: what must have arrived from this source when every slice is in, if the source has everything.
- * One or more ranges per group (several where own ids are negative). In windowed groups the source may start later: only the part
- * from token stale() on is required. Returns their number. bytes_out: their bytes for this pair, all layers.
+/* kvfi_expected_ranges - receiver's side: what must have arrived from this source when every slice is in, if the source has
+ * everything, all layers. One or more ranges per group (several where own ids are negative), their bytes in bound_out->bytes.
+ * A windowed group is asked for from its stale() on; there a source may still start later, which is no error (mapping.md).
  */
 KVF_MUST_CHECK enum kvf_status kvfi_expected_ranges(
 	const kvf_plan *plan, uint64_t prompt_len, const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
@@ -122,20 +126,42 @@ enum kvfi_walk_mode {
 	KVFI_WALK_DST = 3 /* destination addresses only, canonical order, merged by the destination alone */
 };
 
+/* The loops of one nest, slowest first: runs of `run` bytes. Strides are modulo 2^64. */
+struct kvfi_walk_loop {
+	uint64_t count, src, dst, pos;
+};
+struct kvfi_loops {
+	uint64_t run;
+	uint32_t n;
+	struct kvfi_walk_loop loop[4];
+};
+
 /* State of a walk; plain memory, no clean-up. Fields are geometry's own. */
 struct kvfi_walk {
 	const struct kvfi_bound *bound;
 	enum kvfi_walk_mode mode;
-	uint32_t range, nest, segment, level;
-	uint64_t unit, unit_end;
-	uint64_t block, token;
-	uint64_t index[6];
-	uint64_t skip; /* bytes of the current run already given */
-	uint64_t cache[16];
+	bool loaded;    /* the fields below are those of pos */
+	bool segmented; /* a canonical block over several source blocks: the token axis runs outside the loops */
+	uint64_t pos, end; /* bytes, in the walk's own order */
+	uint32_t range, nest;
+	/* The piece: a destination block cut to its range, or (merged) what it shares with one source block. */
+	uint64_t piece_first, piece_tokens;
+	uint64_t block_first, block_tokens;
+	uint64_t src_block, dst_block; /* ids, of the piece's first token */
+	struct kvfi_loops loops;
+	uint64_t index[4];
+	uint64_t token, strip_tokens; /* segmented: the current strip, from piece_first on */
+	/* Of the current point of the outer loops. */
+	uint64_t point_src, point_dst, point_at;
+	/* The rest of the current strip. */
+	uint64_t src, dst, at;
+	uint64_t step_src, step_dst, step_at;
+	uint64_t run, left, skip;
 };
 
-/* kvfi_walk_init - walk the units [unit_begin, unit_end) of a bound. Units cut a slice into independent shares for several workers
- * (merged walks only; canonical walks take 0, bound->units). */
+/* kvfi_walk_init - walk the units [unit_begin, unit_end) of a bound. Units cut a slice into independent shares for several workers:
+ * unit u is bytes [u, u+1) * KVFI_UNIT_BYTES in the order of the merged walk, so a share may begin and end inside a run.
+ * Canonical walks take 0, bound->units. */
 void kvfi_walk_init(struct kvfi_walk *walk, const struct kvfi_bound *bound, enum kvfi_walk_mode mode,
 	uint64_t unit_begin, uint64_t unit_end);
 /* Continue a canonical walk at a byte position in [0, bytes]. */

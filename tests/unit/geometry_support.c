@@ -1,0 +1,66 @@
+/* geometry_support.c - see geometry_support.h. */
+#include "geometry_support.h"
+
+#include <string.h>
+
+void simple_model_init(
+	struct simple_model *simple, uint32_t n_layers, uint32_t heads, uint64_t row_bytes, uint32_t parts)
+{
+	memset(simple, 0, sizeof(*simple));
+	for (uint32_t i = 0; i < n_layers; i++)
+		simple->layers[i] = i;
+	simple->group = (struct kvf_group_spec){.kind = KVF_PAGED,
+		.dtype = KVF_BF16,
+		.n_layers = n_layers,
+		.layers = simple->layers,
+		.n_parts = parts};
+	for (uint32_t p = 0; p < parts; p++)
+		simple->group.parts[p] = (struct kvf_part_spec){.heads = heads, .row_bytes = row_bytes};
+	simple->model =
+		(struct kvf_model){.name = "test", .revision = "", .n_groups = 1, .groups = &simple->group};
+}
+
+struct kvf_instance *make_instance(
+	const struct kvf_model *model, enum kvf_role role, const struct kvf_parallel *parallel)
+{
+	struct kvf_instance *instance = NULL;
+
+	assert_int_equal(
+		kvf_instance_new(model, parallel, role, role == KVF_PREFILL ? 1 : 2, &instance), KVF_OK);
+	assert_int_equal(kvfi_instance_check(instance), KVF_OK);
+	return instance;
+}
+
+void plan_ranks(struct rank_pair *pair, const struct kvf_model *model, const struct side_options *prefill,
+	const struct side_options *decode, enum kvf_replica replica)
+{
+	assert_int_equal(kvf_layout_new(model, pair->prefill, prefill->rank, &prefill->layout, &pair->src,
+				 &pair->src_bytes),
+		KVF_OK);
+	assert_int_equal(kvf_layout_new(model, pair->decode, decode->rank, &decode->layout, &pair->dst,
+				 &pair->dst_bytes),
+		KVF_OK);
+	assert_int_equal(kvf_layout_check(pair->src), KVF_OK);
+	assert_int_equal(kvf_layout_check(pair->dst), KVF_OK);
+	assert_int_equal(
+		kvf_plan_new(pair->prefill, pair->src, pair->decode, pair->dst, replica, &pair->plan),
+		KVF_OK);
+}
+
+void rank_pair_init(struct rank_pair *pair, const struct kvf_model *model, const struct side_options *prefill,
+	const struct side_options *decode, enum kvf_replica replica)
+{
+	memset(pair, 0, sizeof(*pair));
+	pair->prefill = make_instance(model, KVF_PREFILL, &prefill->parallel);
+	pair->decode = make_instance(model, KVF_DECODE, &decode->parallel);
+	plan_ranks(pair, model, prefill, decode, replica);
+}
+
+void rank_pair_fini(struct rank_pair *pair)
+{
+	kvf_plan_free(pair->plan);
+	kvf_layout_free(pair->src);
+	kvf_layout_free(pair->dst);
+	kvf_instance_free(pair->prefill);
+	kvf_instance_free(pair->decode);
+}
