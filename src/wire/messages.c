@@ -12,12 +12,6 @@
 #include "base/status.h"
 #include "wire/codec.h"
 
-/* Until geometry has landed: weak, so that a build without it links. */
-#pragma weak kvfi_instance_copy
-#pragma weak kvfi_layout_copy
-#pragma weak kvf_instance_free
-#pragma weak kvf_layout_free
-
 const char *kvfi_msg_name(enum kvfi_msg_type type)
 {
 	switch (type) {
@@ -81,10 +75,8 @@ void kvfi_msg_fini(struct kvfi_msg *msg)
 	if (msg == NULL)
 		return;
 	if (msg->header.type == KVFI_MSG_HELLO || msg->header.type == KVFI_MSG_HELLO_OK) {
-		if (msg->u.hello.instance != NULL)
-			kvf_instance_free(msg->u.hello.instance);
-		if (msg->u.hello.layout != NULL)
-			kvf_layout_free(msg->u.hello.layout);
+		kvf_instance_free(msg->u.hello.instance);
+		kvf_layout_free(msg->u.hello.layout);
 		msg->u.hello.instance = NULL;
 		msg->u.hello.layout = NULL;
 	}
@@ -98,8 +90,6 @@ static enum kvf_status own_hello(struct kvfi_msg_hello *hello)
 	struct kvf_instance *instance = NULL;
 	struct kvf_layout *layout = NULL;
 
-	if (kvfi_instance_copy == NULL || kvfi_layout_copy == NULL)
-		return kvfi_fail(KVF_EUNSUPPORTED, "HELLO: geometry is not built in yet");
 	if (hello->instance != NULL) {
 		instance = kvfi_instance_copy(hello->instance);
 		if (instance == NULL)
