@@ -64,7 +64,7 @@ static enum kvf_status check_rank(const struct check *check, const struct kvf_ra
 	TRY(check_most(check, "tp", rank->tp, 0, KVF_MAX_RANKS - 1));
 	TRY(check_most(check, "pp", rank->pp, 0, KVF_MAX_RANKS - 1));
 	TRY(check_most(check, "cp", rank->cp, 0, KVF_MAX_RANKS - 1));
-	TRY(check_text(check, "endpoint", rank->endpoint, KVFI_MAX_NAME_BYTES + 1));
+	TRY(check_text(check, "endpoint", rank->endpoint, KVFI_MAX_NAME_BYTES));
 	for (uint32_t g = 0; g < n_groups; g++)
 		TRY(check_layers(check, "layers", rank->groups[g].layers, rank->groups[g].n_layers));
 	return KVF_OK;
@@ -98,8 +98,8 @@ static enum kvf_status check_group(const struct check *check, const struct kvf_g
 
 static enum kvf_status check_layout(const struct check *check, const struct kvf_layout *layout)
 {
-	TRY(check_text(check, "layout: model", layout->model, KVFI_MAX_NAME_BYTES + 1));
-	TRY(check_text(check, "layout: revision", layout->revision, KVFI_MAX_NAME_BYTES + 1));
+	TRY(check_text(check, "layout: model", layout->model, KVFI_MAX_NAME_BYTES));
+	TRY(check_text(check, "layout: revision", layout->revision, KVFI_MAX_NAME_BYTES));
 	TRY(check_most(check, "layout: rank", layout->rank, 0, KVF_MAX_RANKS - 1));
 	TRY(check_most(check, "layout: groups", layout->n_groups, 1, KVF_MAX_GROUPS));
 	TRY(check_most(check, "layout: aux slots", layout->n_aux, 0, KVFI_MAX_AUX));

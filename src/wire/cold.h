@@ -54,7 +54,7 @@ uint32_t kvfi_map_u32(const struct kvfi_map *map, const char *key);
 int32_t kvfi_map_int(const struct kvfi_map *map, const char *key);
 /* Into text, which has room for max_bytes with the NUL. */
 void kvfi_map_text(const struct kvfi_map *map, const char *key, char *text, size_t max_bytes);
-/* A copy in the zone, of at most KVFI_MAX_NAME_BYTES; never NULL. */
+/* A copy in the zone, shorter than KVFI_MAX_NAME_BYTES; never NULL. */
 const char *kvfi_map_string(const struct kvfi_map *map, const char *key);
 /* A reader on the bytes of a bin whose length is a multiple of unit_bytes and at most max_units of them. */
 struct kvfi_reader kvfi_map_bin(const struct kvfi_map *map, const char *key, size_t unit_bytes,

@@ -211,7 +211,7 @@ void kvfi_map_text(const struct kvfi_map *map, const char *key, char *text, size
 
 const char *kvfi_map_string(const struct kvfi_map *map, const char *key)
 {
-	const msgpack_object_str *str = find_text(map, key, KVFI_MAX_NAME_BYTES + 1);
+	const msgpack_object_str *str = find_text(map, key, KVFI_MAX_NAME_BYTES);
 	char *text = str == NULL ? NULL : kvfi_map_alloc(map, (size_t)str->size + 1, 1);
 
 	if (text == NULL)
