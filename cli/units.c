@@ -63,9 +63,10 @@ static bool decimal_parse(const char *text, struct decimal *out)
 			fraction = true;
 			continue;
 		}
-		if (out->mantissa > (UINT64_MAX - 9) / 10 || out->divisor > UINT64_C(1000000000000))
+		if (__builtin_mul_overflow(out->mantissa, UINT64_C(10), &out->mantissa) ||
+			__builtin_add_overflow(out->mantissa, (uint64_t)(*at - '0'), &out->mantissa) ||
+			out->divisor > UINT64_C(1000000000000))
 			return false;
-		out->mantissa = out->mantissa * 10 + (uint64_t)(*at - '0');
 		out->divisor *= fraction ? 10 : 1;
 	}
 	out->rest = at;
