@@ -162,7 +162,7 @@ def test_config_mistakes_name_the_field():
 
 
 def test_broken_files_have_a_place():
-    refuse_config("line 2, column 15: ", text='{"a": 1,\n "torch_dtype" "x"}')
+    refuse_config("line 2, column 16: ", text='{"a": 1,\n "torch_dtype" "x"}')
     refuse_config("the text ends too early", text='{"a": 1,')
     refuse_config("holds an array, not an object", text="[]")
     refuse_config("longer than 1048576 bytes", text=" " * 1048577)
