@@ -102,7 +102,7 @@ static bool step(struct loop_post *post, enum kvf_status *status_out)
 	enum kvfi_store_result result;
 	bool alive;
 
-	if (post->cancelled) {
+	if (post->cancelled && post->store.has_strip) {
 		*status_out = KVF_CANCELLED;
 		return false;
 	}

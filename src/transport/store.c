@@ -17,23 +17,16 @@
 #include "device/host.h"
 #include "memory/region.h"
 
-/* Until geometry has landed the library must link without it. */
-#pragma weak kvfi_layout_extent
-#pragma weak kvfi_walk_init
-#pragma weak kvfi_walk_seek
-#pragma weak kvfi_walk_next
-
 #define PIECE_BYTES (UINT64_C(2) << 20)
 #define MAX_PIECES  UINT64_C(65536)
 #define BULK_BYTES  (UINT64_C(1) << 20) /* a post of this size does not stay in a core's cache anyhow */
 
 /* ---- windows */
 
+/* The last entry of a region: an earlier one may be waiting to be unmapped. */
 static const struct kvfi_window *window_of(const struct kvfi_windows *windows, uint64_t region)
 {
-	uint32_t n = atomic_load(&windows->n);
-
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = atomic_load(&windows->n); i-- > 0;) {
 		if (windows->table[i].region == region && windows->table[i].start != windows->table[i].end)
 			return &windows->table[i];
 	}
@@ -118,12 +111,10 @@ static void assert_in_window(struct kvfi_store *store, const struct kvfi_strip *
 		return;
 	n = atomic_load(&windows->n);
 	for (uint32_t i = 0; i < n; i++) {
-		if (inside(&windows->table[i], start, end)) {
+		if (inside(&windows->table[i], start, end))
 			store->window = windows->table[i];
-			return;
-		}
 	}
-	KVFI_ASSERT(!"a strip lies outside the peer's memory");
+	KVFI_ASSERT(inside(&store->window, start, end));
 }
 
 /* ---- pieces */
