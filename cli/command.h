@@ -3,8 +3,10 @@
 #ifndef KVFERRY_CLI_COMMAND_H
 #define KVFERRY_CLI_COMMAND_H
 
+int command_demo(int argc, char **argv);
 int command_models(int argc, char **argv);
 int command_plan(int argc, char **argv);
+int command_replay(int argc, char **argv);
 int command_trace(int argc, char **argv);
 
 #endif

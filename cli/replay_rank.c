@@ -1,0 +1,403 @@
+/* replay_rank.c - the life of one rank: open, connect, take commands and events, close.
+ *
+ * Guarantees: a slot's session is reported DONE once, after its RELEASED was polled and its content was checked. Owns agent, layout
+ * and memory. One thread: the host's.
+ */
+#include "cli/replay_rank.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define NS_PER_S            UINT64_C(1000000000)
+#define TRANSFER_TIMEOUT_NS (100 * NS_PER_S) /* below the coordinator's patience */
+#define CONNECT_TIMEOUT_NS  (30 * NS_PER_S)
+#define DRAIN_NS            (5 * NS_PER_S)
+#define POLLED_EVENTS       32
+
+static uint32_t max_u32(uint64_t least, uint64_t wanted)
+{
+	uint64_t most = wanted > least ? wanted : least;
+	return most < UINT32_MAX ? (uint32_t)most : UINT32_MAX;
+}
+
+/* -------------------------------------------------------------------- open */
+
+/* Ids of all lists of all requests in flight: own, and those that the receivers name to a sender. */
+static uint64_t ids_in_flight(const struct replay_rank *rank)
+{
+	const struct replay_setup *setup = rank->setup;
+	uint64_t ids = 0;
+	for (uint32_t g = 0; g < setup->model.kvf.n_groups; g++) {
+		ids += replay_list_capacity(setup, rank->side, g);
+		if (rank->side == REPLAY_PREFILL)
+			ids += replay_list_capacity(setup, REPLAY_DECODE, g) *
+			       setup->sides[REPLAY_DECODE].n_ranks;
+	}
+	return ids * setup->concurrency * 2;
+}
+
+static void set_options(const struct replay_rank *rank, const char *runtime_dir, struct kvf_options *options)
+{
+	static const char *const transports[] = {"auto", "shm", "tcp", "loop"};
+	const struct replay_setup *setup = rank->setup;
+	uint32_t peers = setup->sides[!rank->side].n_ranks;
+	uint64_t sessions = setup->concurrency;
+	bool loop = setup->options.transport == REPLAY_LOOP;
+
+	kvf_options_init(options);
+	if (loop) {
+		options->control = "inproc";
+		options->progress_thread = 0;
+		options->workers = 1;
+	}
+	options->transports = transports[setup->options.transport];
+	options->runtime_dir = runtime_dir;
+	options->verify = setup->options.sum ? KVF_VERIFY_SUM : KVF_VERIFY_NONE;
+	options->max_peers = max_u32(options->max_peers, peers + 8);
+	options->max_sessions = max_u32(options->max_sessions, sessions * 2);
+	options->max_links = max_u32(options->max_links, sessions * 2 * peers);
+	options->max_slices = max_u32(options->max_slices, sessions * 2 * REPLAY_MAX_SLICES * peers);
+	uint64_t ids = ids_in_flight(rank);
+	options->max_block_ids = ids > options->max_block_ids ? ids : options->max_block_ids;
+	options->connect_timeout_ns = CONNECT_TIMEOUT_NS;
+	options->transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
+}
+
+/* Pool, canary and aux slots in one piece. Shared memory where it may be mapped by a peer, else memory of our own. */
+static bool get_memory(struct replay_rank *rank, uint64_t len, void **memory_out, struct reason *why)
+{
+	uint32_t transport = rank->setup->options.transport;
+	if (transport == REPLAY_AUTO || transport == REPLAY_SHM) {
+		if (kvf_alloc(rank->agent, len, memory_out, &rank->region) != KVF_OK)
+			return reason_set(why, "kvf_alloc: %s", kvf_error());
+		return true;
+	}
+	void *memory =
+		mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (memory == MAP_FAILED)
+		return reason_set(why, "cannot get %llu bytes for the pool: %s", (unsigned long long)len,
+			strerror(errno));
+	rank->mapped = memory;
+	rank->mapped_bytes = len;
+	if (kvf_register(rank->agent, memory, len, &rank->region) != KVF_OK)
+		return reason_set(why, "kvf_register: %s", kvf_error());
+	*memory_out = memory;
+	return true;
+}
+
+static bool place_memory(struct replay_rank *rank, struct reason *why)
+{
+	const struct replay_setup *setup = rank->setup;
+	const struct replay_side *side = &setup->sides[rank->side];
+	const struct kvf_layout_options options = {
+		.order = side->ranks.memory_order,
+		.tokens_per_block = side->tokens_per_block,
+		.blocks = side->blocks,
+		.state_slots = side->state_slots,
+	};
+	uint64_t span, aux_bytes = (uint64_t)setup->concurrency * REPLAY_AUX_BYTES;
+	void *memory;
+	if (kvf_layout_new(&setup->model.kvf, side->instance, rank->index, &options, &rank->layout, &span) !=
+		KVF_OK)
+		return reason_set(why, "kvf_layout_new: %s", kvf_error());
+	uint64_t pool_bytes = span + REPLAY_CANARY_BYTES;
+	if (!get_memory(rank, pool_bytes + aux_bytes, &memory, why))
+		return false;
+	kvf_layout_move(rank->layout, (uint64_t)(uintptr_t)memory);
+	rank->aux = (uint8_t *)memory + pool_bytes;
+	if (rank->side == REPLAY_DECODE &&
+		kvf_layout_set_aux(rank->layout, setup->concurrency, REPLAY_AUX_BYTES,
+			(uint64_t)(uintptr_t)rank->aux) != KVF_OK)
+		return reason_set(why, "kvf_layout_set_aux: %s", kvf_error());
+	replay_memory_attach(&rank->memory, rank->layout, memory, pool_bytes);
+	return true;
+}
+
+/* Prefill ranks that this decode rank must hear from. */
+static bool count_peers(struct replay_rank *rank, struct reason *why)
+{
+	const struct replay_side *prefill = &rank->setup->sides[REPLAY_PREFILL];
+	const struct replay_side *decode = &rank->setup->sides[REPLAY_DECODE];
+	uint32_t max = prefill->n_ranks * decode->n_ranks, n = 0;
+	struct kvf_pair *pairs = calloc(max, sizeof(*pairs));
+	bool *paired = calloc(prefill->n_ranks, sizeof(bool));
+	bool ok = pairs && paired;
+	for (uint32_t dp = 0; ok && dp < prefill->dp; dp++) {
+		ok = kvf_pairs(prefill->instance, decode->instance, dp, KVF_DP_UNKNOWN, pairs, max, &n) ==
+		     KVF_OK;
+		for (uint32_t i = 0; ok && i < n; i++) {
+			if (pairs[i].dst == rank->index)
+				paired[pairs[i].src] = true;
+		}
+	}
+	for (uint32_t src = 0; ok && src < prefill->n_ranks; src++)
+		rank->peers_expected += paired[src];
+	free(pairs);
+	free(paired);
+	return ok || reason_set(why, "kvf_pairs: %s", kvf_error());
+}
+
+static bool open_agent(struct replay_rank *rank, const char *runtime_dir, struct reason *why)
+{
+	const struct replay_side *side = &rank->setup->sides[rank->side];
+	struct kvf_options options;
+	char name[32];
+	set_options(rank, runtime_dir, &options);
+	snprintf(name, sizeof(name), "%s-%u", rank->side == REPLAY_PREFILL ? "prefill" : "decode",
+		rank->index);
+	options.name = name;
+	if (rank->side == REPLAY_PREFILL)
+		options.listen = side->instance->ranks[rank->index].endpoint;
+	if (kvf_agent_open(&options, &rank->agent) != KVF_OK)
+		return reason_set(why, "kvf_agent_open: %s", kvf_error());
+	if (!place_memory(rank, why))
+		return false;
+	if (kvf_declare(rank->agent, side->instance, rank->index, rank->layout) != KVF_OK)
+		return reason_set(why, "kvf_declare: %s", kvf_error());
+	return true;
+}
+
+bool replay_rank_open(struct replay_rank *rank, const char *runtime_dir, struct reason *why)
+{
+	const struct replay_setup *setup = rank->setup;
+	rank->sessions = calloc(setup->concurrency, sizeof(*rank->sessions));
+	rank->peer_up = calloc(setup->sides[REPLAY_PREFILL].n_ranks, sizeof(bool));
+	if (!rank->sessions || !rank->peer_up ||
+		!replay_memory_init(&rank->memory, setup, rank->board, rank->side, rank->index))
+		return reason_set(why, "out of memory");
+	for (uint32_t slot = 0; slot < setup->concurrency; slot++)
+		rank->sessions[slot].request = REPLAY_NO_REQUEST;
+	return (rank->side == REPLAY_PREFILL || count_peers(rank, why)) && open_agent(rank, runtime_dir, why);
+}
+
+void replay_rank_close(struct replay_rank *rank)
+{
+	struct kvf_close_report report = {0};
+	kvf_agent_close(rank->agent, DRAIN_NS, &report);
+	if (rank->agent && report.unreleased_sessions > 0)
+		replay_host_broken(
+			rank, "kvf_agent_close: %u sessions were never released", report.unreleased_sessions);
+	rank->agent = NULL;
+	kvf_layout_free(rank->layout);
+	rank->layout = NULL;
+	if (rank->mapped)
+		munmap(rank->mapped, rank->mapped_bytes);
+	rank->mapped = NULL;
+	replay_memory_fini(&rank->memory);
+	free(rank->sessions);
+	free(rank->peer_up);
+	rank->sessions = NULL;
+	rank->peer_up = NULL;
+}
+
+/* ---------------------------------------------------------------- commands */
+
+static void report_simple(struct replay_rank *rank, uint32_t kind, uint32_t slot)
+{
+	const struct replay_report report = {
+		.kind = kind, .side = rank->side, .rank = rank->index, .slot = slot};
+	replay_host_report(rank, &report);
+}
+
+static void prepare(struct replay_rank *rank, uint32_t slot)
+{
+	if (rank->side == REPLAY_PREFILL) {
+		if (replay_transfer_ticket(rank, slot))
+			replay_host_job(rank, REPLAY_JOB_FILL, slot);
+		return;
+	}
+	replay_transfer_clear_aux(rank, slot);
+	replay_host_job(rank, REPLAY_JOB_CLEAR, slot);
+}
+
+void replay_rank_command(struct replay_rank *rank, const struct replay_command *command)
+{
+	switch (command->kind) {
+	case REPLAY_CONNECT:
+		if (kvf_connect(rank->agent,
+			    rank->setup->sides[REPLAY_PREFILL].instance->ranks[0].endpoint) != KVF_OK)
+			replay_host_broken(rank, "kvf_connect: %s", kvf_error());
+		break;
+	case REPLAY_PREPARE:
+		prepare(rank, command->slot);
+		break;
+	case REPLAY_START:
+		if (replay_transfer_start(rank, command->slot))
+			report_simple(rank, REPLAY_STARTED, command->slot);
+		break;
+	case REPLAY_FINISH:
+		replay_host_job(rank, REPLAY_JOB_SWEEP, 0);
+		break;
+	default:
+		replay_host_broken(rank, "an unknown command: %u", command->kind);
+	}
+}
+
+/* ------------------------------------------------------------------ events */
+
+static void peer_event(struct replay_rank *rank, const struct kvf_event *event)
+{
+	struct kvf_peer_info info;
+	if (rank->side == REPLAY_PREFILL || rank->connected)
+		return; /* later losses are told by the sessions that suffer from them */
+	if (kvf_peer_info(rank->agent, event->peer, &info) != KVF_OK)
+		return;
+	if (event->status != KVF_OK) {
+		replay_host_broken(rank, "prefill rank %u at %s: %s (%s)", info.rank, info.endpoint,
+			kvf_status_text(event->status), info.reason);
+		return;
+	}
+	if (info.rank >= rank->setup->sides[REPLAY_PREFILL].n_ranks || rank->peer_up[info.rank])
+		return;
+	rank->peer_up[info.rank] = true;
+	struct replay_report report = {
+		.kind = REPLAY_PEER, .side = rank->side, .rank = rank->index, .peer = info.rank};
+	memcpy(report.text, info.transport, sizeof(info.transport));
+	replay_host_report(rank, &report);
+	if (++rank->n_peers_up == rank->peers_expected) {
+		rank->connected = true;
+		report_simple(rank, REPLAY_CONNECTED, 0);
+	}
+}
+
+/* Released, and looked at if there is anything to look at: tell, and let go of the session. */
+static void finish_session(struct replay_rank *rank, uint32_t slot)
+{
+	struct replay_session *session = &rank->sessions[slot];
+	struct kvf_session_stats stats;
+	if (!session->released || !session->checked)
+		return;
+	struct replay_report *report = &session->report;
+	report->kind = REPLAY_DONE;
+	report->side = rank->side;
+	report->rank = rank->index;
+	report->slot = slot;
+	report->status = session->status;
+	if (kvf_session_stats(rank->agent, session->handle, &stats) == KVF_OK) {
+		report->bytes = stats.bytes;
+		report->runs = stats.runs;
+		report->plan_ns = stats.plan_ns;
+		report->first_byte_ns = stats.first_byte_ns;
+		report->outcome_ns = stats.outcome_ns;
+	}
+	if (session->status != KVF_OK &&
+		kvf_session_error(rank->agent, session->handle, report->text, sizeof(report->text)) != KVF_OK)
+		snprintf(report->text, sizeof(report->text), "%s", kvf_status_text(session->status));
+	if (kvf_session_close(rank->agent, session->handle) != KVF_OK) {
+		replay_host_broken(rank, "request %u: kvf_session_close: %s", session->request, kvf_error());
+		return;
+	}
+	session->request = REPLAY_NO_REQUEST;
+	replay_host_report(rank, report);
+}
+
+static void outcome_event(struct replay_rank *rank, uint32_t slot, const struct kvf_event *event)
+{
+	struct replay_session *session = &rank->sessions[slot];
+	if (session->outcome || session->released) {
+		replay_host_broken(rank, "request %u: an outcome was told twice, or after the release",
+			session->request);
+		return;
+	}
+	session->outcome = true;
+	session->status = event->status;
+	if (rank->side == REPLAY_PREFILL || event->status != KVF_OK) {
+		session->checked = true;
+		return;
+	}
+	const struct replay_options *options = &rank->setup->options;
+	if (options->corrupt == session->request + 1ull)
+		replay_memory_damage(&rank->memory, slot);
+	if (options->verify != REPLAY_VERIFY_NONE)
+		replay_transfer_check_aux(rank, slot, &session->report.fault);
+	replay_host_job(rank, REPLAY_JOB_CHECK, slot);
+}
+
+static void session_event(struct replay_rank *rank, uint32_t slot, const struct kvf_event *event)
+{
+	struct replay_session *session = &rank->sessions[slot];
+	switch (event->type) {
+	case KVF_EVENT_SLICE:
+		if (session->flavour.paced && event->status == KVF_OK && !session->outcome &&
+			session->n_sent < session->n_slices)
+			replay_transfer_send_next(rank, slot);
+		break;
+	case KVF_EVENT_OUTCOME:
+		outcome_event(rank, slot, event);
+		break;
+	case KVF_EVENT_RELEASED:
+		if (!session->outcome || session->released)
+			replay_host_broken(rank,
+				"request %u: a release was told twice, or before the outcome",
+				session->request);
+		session->released = true;
+		finish_session(rank, slot);
+		break;
+	default:
+		break;
+	}
+}
+
+static void dispatch(struct replay_rank *rank, const struct kvf_event *event)
+{
+	if (event->type == KVF_EVENT_PEER) {
+		peer_event(rank, event);
+		return;
+	}
+	for (uint32_t slot = 0; slot < rank->setup->concurrency; slot++) {
+		const struct replay_session *session = &rank->sessions[slot];
+		if (session->request != REPLAY_NO_REQUEST && session->handle.bits == event->session.bits) {
+			session_event(rank, slot, event);
+			return;
+		}
+	}
+	replay_host_broken(rank, "an event of a session that is not open: request %llx",
+		(unsigned long long)event->request_id);
+}
+
+void replay_rank_poll(struct replay_rank *rank)
+{
+	struct kvf_event events[POLLED_EVENTS];
+	int n;
+	do {
+		n = rank->agent ? kvf_poll(rank->agent, events, POLLED_EVENTS) : 0;
+		for (int i = 0; i < n; i++)
+			dispatch(rank, &events[i]);
+	} while (n == POLLED_EVENTS);
+	if (n < 0)
+		replay_host_broken(rank, "kvf_poll: %s", kvf_status_text((enum kvf_status)n));
+}
+
+/* -------------------------------------------------------------------- jobs */
+
+static void merge_fault(struct replay_fault *into, const struct replay_fault *found)
+{
+	uint64_t bad_rows = into->where.bad_rows + found->where.bad_rows;
+	if (into->kind == REPLAY_NO_FAULT)
+		*into = *found;
+	into->where.bad_rows = bad_rows;
+}
+
+void replay_rank_job_done(struct replay_rank *rank, const struct replay_job *job)
+{
+	struct replay_report report = {
+		.side = rank->side, .rank = rank->index, .slot = job->slot, .fault = job->fault};
+	if (job->kind == REPLAY_JOB_CHECK) {
+		struct replay_session *session = &rank->sessions[job->slot];
+		session->checked = true;
+		session->report.bytes_verified = job->bytes_verified;
+		merge_fault(&session->report.fault, &job->fault);
+		finish_session(rank, job->slot);
+		return;
+	}
+	if (job->kind == REPLAY_JOB_SWEEP) {
+		replay_rank_close(rank);
+		report.kind = REPLAY_FINISHED;
+	} else {
+		report.kind = REPLAY_PREPARED;
+	}
+	replay_host_report(rank, &report);
+}

@@ -1,0 +1,443 @@
+/* replay_setup.c - builds the constant part of a replay: both instances, their memory, the requests, who takes part.
+ *
+ * Guarantees: a request that can never fit, two sides that cannot work together and a transport that is not built in are refused
+ * here, before a process exists. Owns everything in struct replay_setup; the coordinator's one thread.
+ */
+#include "cli/replay_setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "cli/args.h"
+#include "cli/replay_geometry.h"
+#include "cli/units.h"
+
+#define DEFAULT_POOL_BYTES (UINT64_C(256) << 20)
+#define MAX_BLOCKS         (1u << 22) /* of one group of one rank; bounds our tables */
+
+static const char *const side_names[2] = {"prefill", "decode"};
+
+uint32_t replay_rank_dp(const struct replay_side *side, uint32_t rank)
+{
+	return side->instance->ranks[rank].tp / (side->instance->tp / side->dp);
+}
+
+uint32_t replay_rank_cp(const struct replay_side *side, uint32_t rank)
+{
+	return side->instance->ranks[rank].cp;
+}
+
+static uint8_t *sends_row(const struct replay_setup *setup, uint32_t src_dp, uint32_t dst_dp)
+{
+	size_t row = (size_t)src_dp * setup->sides[REPLAY_DECODE].dp + dst_dp;
+	return setup->sends + row * setup->sides[REPLAY_PREFILL].n_ranks;
+}
+
+uint8_t replay_sends(const struct replay_setup *setup, uint32_t src_dp, uint32_t dst_dp, uint32_t rank)
+{
+	return sends_row(setup, src_dp, dst_dp)[rank];
+}
+
+bool replay_takes_part(
+	const struct replay_setup *setup, uint32_t side, uint32_t rank, uint32_t src_dp, uint32_t dst_dp)
+{
+	if (side == REPLAY_PREFILL)
+		return replay_sends(setup, src_dp, dst_dp, rank) != 0;
+	return replay_rank_dp(&setup->sides[side], rank) == dst_dp;
+}
+
+/* ------------------------------------------------------------------ memory */
+
+static bool layout_new(const struct replay_setup *setup, uint32_t s, uint32_t rank,
+	struct kvf_layout **layout_out, uint64_t *span_out, struct reason *why)
+{
+	const struct replay_side *side = &setup->sides[s];
+	const struct kvf_layout_options options = {
+		.order = side->ranks.memory_order,
+		.tokens_per_block = side->tokens_per_block,
+		.blocks = side->blocks,
+		.state_slots = side->state_slots,
+	};
+	enum kvf_status status =
+		kvf_layout_new(&setup->model.kvf, side->instance, rank, &options, layout_out, span_out);
+	if (status != KVF_OK)
+		return reason_set(why, "%s rank %u: %s", side_names[s], rank, kvf_error());
+	return true;
+}
+
+/* Bytes that the widest rank of a side spans with this many blocks and slots. */
+static bool widest_span(struct replay_setup *setup, uint32_t s, uint32_t blocks, uint32_t slots,
+	uint64_t *span_out, struct reason *why)
+{
+	struct replay_side *side = &setup->sides[s];
+	uint64_t widest = 0;
+	side->blocks = blocks;
+	side->state_slots = slots;
+	for (uint32_t rank = 0; rank < side->n_ranks; rank++) {
+		struct kvf_layout *layout;
+		uint64_t span;
+		if (!layout_new(setup, s, rank, &layout, &span, why))
+			return false;
+		kvf_layout_free(layout);
+		widest = span > widest ? span : widest;
+	}
+	*span_out = widest;
+	return true;
+}
+
+/* The most blocks that fit the pool beside this many slots; 0: none. */
+static bool most_blocks(
+	struct replay_setup *setup, uint32_t s, uint32_t slots, uint32_t *blocks_out, struct reason *why)
+{
+	uint32_t low = 0, high = MAX_BLOCKS;
+	while (low < high) {
+		uint32_t middle = low + (high - low + 1) / 2;
+		uint64_t span;
+		if (!widest_span(setup, s, middle, slots, &span, why))
+			return false;
+		if (span <= setup->options.pool_bytes)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	*blocks_out = low;
+	return true;
+}
+
+static bool has_state(const struct replay_setup *setup)
+{
+	for (uint32_t g = 0; g < setup->model.kvf.n_groups; g++) {
+		if (setup->model.kvf.groups[g].kind == KVF_STATE)
+			return true;
+	}
+	return false;
+}
+
+/* State slots take at most half of the pool, and no more than requests run at once. */
+static bool wanted_slots(struct replay_setup *setup, uint32_t s, uint32_t *slots_out, struct reason *why)
+{
+	uint64_t one, two;
+	*slots_out = 1;
+	if (!has_state(setup))
+		return true;
+	if (!widest_span(setup, s, 1, 1, &one, why) || !widest_span(setup, s, 1, 2, &two, why))
+		return false;
+	uint64_t room = two > one ? setup->options.pool_bytes / 2 / (two - one) : 1;
+	uint64_t most = (setup->options.concurrency + setup->sides[s].dp - 1) / setup->sides[s].dp;
+	uint64_t slots = room < most ? room : most;
+	*slots_out = slots > 1 ? (uint32_t)slots : 1;
+	return true;
+}
+
+/* Splits the pool of a side into blocks and slots. */
+static bool size_side(struct replay_setup *setup, uint32_t s, uint32_t slots, struct reason *why)
+{
+	uint32_t blocks;
+	if (!most_blocks(setup, s, slots, &blocks, why))
+		return false;
+	if (blocks == 0 && slots > 1) {
+		slots = 1;
+		if (!most_blocks(setup, s, slots, &blocks, why))
+			return false;
+	}
+	setup->sides[s].blocks = blocks;
+	setup->sides[s].state_slots = slots;
+	if (blocks > 0)
+		return true;
+
+	uint64_t span;
+	char need[32], have[32];
+	if (!widest_span(setup, s, 1, 1, &span, why))
+		return false;
+	return reason_set(why, "--pool: one block of %u tokens on a %s rank needs %s, --pool gives %s",
+		setup->sides[s].tokens_per_block, side_names[s], units_format_bytes(span, need),
+		units_format_bytes(setup->options.pool_bytes, have));
+}
+
+/* Blocks of a rank's pool that a prompt needs at its widest group. */
+static uint64_t needed_blocks(const struct replay_setup *setup, uint32_t s, uint64_t tokens)
+{
+	uint64_t most = 1;
+	for (uint32_t g = 0; g < setup->model.kvf.n_groups; g++) {
+		uint64_t blocks = replay_list_blocks(setup, s, g, tokens);
+		if (setup->model.kvf.groups[g].kind != KVF_STATE && blocks > most)
+			most = blocks;
+	}
+	return most;
+}
+
+uint64_t replay_setup_longest_fit(const struct replay_setup *setup)
+{
+	uint64_t low = 0, high = UINT64_C(1) << 30;
+	while (low < high) {
+		uint64_t middle = low + (high - low + 1) / 2;
+		bool fits = true;
+		for (uint32_t s = 0; s < 2; s++)
+			fits = fits && needed_blocks(setup, s, middle) <= setup->sides[s].blocks;
+		if (fits)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return low;
+}
+
+static uint32_t longest_request(const struct replay_setup *setup)
+{
+	uint32_t longest = 0;
+	for (uint32_t i = 1; i < setup->n_requests; i++) {
+		if (setup->requests[i].tokens > setup->requests[longest].tokens)
+			longest = i;
+	}
+	return longest;
+}
+
+/* A request that can never fit is refused now; slots are given up for blocks before that. */
+static bool fit_side(struct replay_setup *setup, uint32_t s, struct reason *why)
+{
+	struct replay_side *side = &setup->sides[s];
+	uint32_t index = longest_request(setup);
+	uint64_t tokens = setup->requests[index].tokens;
+	uint64_t need = needed_blocks(setup, s, tokens);
+	if (need > side->blocks && side->state_slots > 1 && !size_side(setup, s, 1, why))
+		return false;
+	if (need <= side->blocks)
+		return true;
+
+	uint64_t span;
+	char want[32], have[32];
+	if (need > MAX_BLOCKS)
+		return reason_set(why, "request %u: %llu tokens are %llu blocks, more than %u", index,
+			(unsigned long long)tokens, (unsigned long long)need, MAX_BLOCKS);
+	if (!widest_span(setup, s, (uint32_t)need, 1, &span, why))
+		return false;
+	return reason_set(why,
+		"request %u (%llu tokens) can never fit: a %s rank needs a pool of %s (--pool %llu), --pool "
+		"gives %s",
+		index, (unsigned long long)tokens, side_names[s], units_format_bytes(span, want),
+		(unsigned long long)span, units_format_bytes(setup->options.pool_bytes, have));
+}
+
+static bool make_layouts(struct replay_setup *setup, uint32_t s, struct reason *why)
+{
+	struct replay_side *side = &setup->sides[s];
+	side->layouts = calloc(side->n_ranks, sizeof(struct kvf_layout *));
+	side->span_bytes = calloc(side->n_ranks, sizeof(uint64_t));
+	if (!side->layouts || !side->span_bytes)
+		return reason_set(why, "out of memory");
+	for (uint32_t rank = 0; rank < side->n_ranks; rank++) {
+		if (!layout_new(setup, s, rank, &side->layouts[rank], &side->span_bytes[rank], why))
+			return false;
+	}
+	return true;
+}
+
+/* ------------------------------------------------------------------- ranks */
+
+static bool make_side(struct replay_setup *setup, uint32_t s, struct reason *why)
+{
+	struct replay_side *side = &setup->sides[s];
+	enum kvf_role role = s == REPLAY_PREFILL ? KVF_PREFILL : KVF_DECODE;
+	const char *text = s == REPLAY_PREFILL ? setup->options.prefill : setup->options.decode;
+	if (!ranks_parse(text, role, &setup->model, (uint32_t)setup->options.block_tokens, &side->ranks, why))
+		return reason_prefix(why, "--%s", side_names[s]);
+	side->tokens_per_block = side->ranks.tokens_per_block;
+	side->n_ranks = side->ranks.n;
+	side->dp = side->ranks.parallel.dp;
+	side->cp = side->ranks.parallel.cp;
+
+	uint64_t id = replay_mix(setup->options.seed, s) | 1;
+	if (kvf_instance_new(&setup->model.kvf, &side->ranks.parallel, role, id, &side->instance) != KVF_OK)
+		return reason_set(why, "--%s: %s", side_names[s], kvf_error());
+	return true;
+}
+
+static bool check_pair(const struct replay_setup *setup, uint32_t src, uint32_t dst, struct reason *why)
+{
+	const struct replay_side *prefill = &setup->sides[REPLAY_PREFILL],
+				 *decode = &setup->sides[REPLAY_DECODE];
+	struct kvf_refusal refusal;
+	kvf_plan *plan;
+	enum kvf_status status = kvf_layout_compatible(prefill->layouts[src], decode->layouts[dst], &refusal);
+	if (status == KVF_INCOMPATIBLE)
+		return reason_set(why,
+			"prefill rank %u and decode rank %u cannot work together: %s: prefill has %s, decode "
+			"has %s",
+			src, dst, refusal.field, refusal.prefill, refusal.decode);
+	if (status == KVF_OK)
+		status = kvf_plan_new(prefill->instance, prefill->layouts[src], decode->instance,
+			decode->layouts[dst], (enum kvf_replica)setup->options.replica, &plan);
+	if (status != KVF_OK)
+		return reason_set(why, "prefill rank %u and decode rank %u: %s", src, dst, kvf_error());
+	kvf_plan_free(plan);
+	return true;
+}
+
+static bool fill_sends(struct replay_setup *setup, uint32_t src_dp, uint32_t dst_dp, struct kvf_pair *pairs,
+	uint32_t max, struct reason *why)
+{
+	uint32_t n;
+	if (kvf_pairs(setup->sides[REPLAY_PREFILL].instance, setup->sides[REPLAY_DECODE].instance, src_dp,
+		    dst_dp, pairs, max, &n) != KVF_OK)
+		return reason_set(why, "%s", kvf_error());
+	uint8_t *row = sends_row(setup, src_dp, dst_dp);
+	for (uint32_t i = 0; i < n; i++) {
+		row[pairs[i].src] |= REPLAY_SENDS;
+		if (pairs[i].aux)
+			row[pairs[i].src] |= REPLAY_SENDS_AUX;
+		if (!check_pair(setup, pairs[i].src, pairs[i].dst, why))
+			return false;
+	}
+	return true;
+}
+
+static bool make_sends(struct replay_setup *setup, struct reason *why)
+{
+	const struct replay_side *prefill = &setup->sides[REPLAY_PREFILL],
+				 *decode = &setup->sides[REPLAY_DECODE];
+	uint32_t max = prefill->n_ranks * decode->n_ranks;
+	struct kvf_pair *pairs = calloc(max, sizeof(*pairs));
+	setup->sends = calloc((size_t)prefill->dp * decode->dp, prefill->n_ranks);
+	bool ok = pairs && setup->sends;
+	if (!ok)
+		reason_set(why, "out of memory");
+	for (uint32_t src_dp = 0; ok && src_dp < prefill->dp; src_dp++) {
+		for (uint32_t dst_dp = 0; ok && dst_dp < decode->dp; dst_dp++)
+			ok = fill_sends(setup, src_dp, dst_dp, pairs, max, why);
+	}
+	free(pairs);
+	return ok;
+}
+
+/* ----------------------------------------------------------------- options */
+
+void replay_options_init(struct replay_options *init)
+{
+	*init = (struct replay_options){
+		.prefill = "tp=1",
+		.decode = "tp=1",
+		.rate = "max",
+		.block_tokens = 32,
+		.concurrency = 8,
+		.pool_bytes = DEFAULT_POOL_BYTES,
+		.block_runs = 8,
+		.seed = 1,
+	};
+}
+
+static bool parse_rate(const char *text, double *speed_out, struct reason *why)
+{
+	char *end;
+	if (strcmp(text, "max") == 0) {
+		*speed_out = 0;
+		return true;
+	}
+	if (strcmp(text, "real") == 0) {
+		*speed_out = 1;
+		return true;
+	}
+	double speed = strtod(text, &end);
+	if (end != text && strcmp(end, "x") == 0 && text[0] >= '0' && text[0] <= '9' && speed > 0 &&
+		speed <= 1e9) {
+		*speed_out = speed;
+		return true;
+	}
+	return reason_set(why, "--rate: '%s' is not 'real', 'max' or a factor like '2x'", text);
+}
+
+static bool has_zmq(void)
+{
+	return strstr(kvf_features(), "zmq") != NULL;
+}
+
+static bool check_options(struct replay_setup *setup, struct reason *why)
+{
+	static const char *const names[] = {"auto", "shm", "tcp", "loop"};
+	struct replay_options *options = &setup->options;
+	if (options->transport != REPLAY_LOOP && options->transport != REPLAY_AUTO && !has_zmq())
+		return reason_set(why,
+			"--transport %s: this kvferry was built without ZeroMQ, which its processes need to "
+			"find each other; "
+			"use --transport loop, or build with -Dzmq=enabled",
+			names[options->transport]);
+	if (options->transport == REPLAY_AUTO && !has_zmq())
+		options->transport = REPLAY_LOOP;
+	return parse_rate(options->rate, &setup->speed, why);
+}
+
+static bool build_ranks(struct replay_setup *setup, struct reason *why)
+{
+	if (!check_options(setup, why))
+		return false;
+	if (!model_parse(setup->options.model, &setup->model, why))
+		return reason_prefix(why, "--model");
+	for (uint32_t s = 0; s < 2; s++) {
+		if (!make_side(setup, s, why))
+			return false;
+	}
+	uint32_t n = setup->sides[0].n_ranks + setup->sides[1].n_ranks;
+	if (n > REPLAY_MAX_RANKS)
+		return reason_set(why, "--prefill and --decode: %u ranks, at most %u can be started", n,
+			REPLAY_MAX_RANKS);
+	return true;
+}
+
+static bool build_work(struct replay_setup *setup, struct reason *why)
+{
+	for (uint32_t s = 0; s < 2; s++) {
+		uint32_t slots;
+		if (!wanted_slots(setup, s, &slots, why) || !size_side(setup, s, slots, why))
+			return false;
+	}
+	if (!replay_requests_load(setup, why))
+		return false;
+	setup->longest_tokens = setup->requests[longest_request(setup)].tokens;
+	uint64_t concurrency = setup->options.concurrency;
+	setup->concurrency = (uint32_t)(concurrency < setup->n_requests ? concurrency : setup->n_requests);
+	for (uint32_t s = 0; s < 2; s++) {
+		if (!fit_side(setup, s, why) || !make_layouts(setup, s, why))
+			return false;
+	}
+	return make_sends(setup, why);
+}
+
+bool replay_setup_new(const struct replay_options *options, struct replay_setup **setup_out,
+	int *exit_code_out, struct reason *why)
+{
+	struct replay_setup *setup = calloc(1, sizeof(*setup));
+	if (!setup) {
+		*exit_code_out = EXIT_WORK_FAILED;
+		return reason_set(why, "out of memory");
+	}
+	setup->options = *options;
+	*exit_code_out = EXIT_USAGE;
+	bool ok = build_ranks(setup, why);
+	if (ok) {
+		*exit_code_out = EXIT_WORK_FAILED;
+		ok = build_work(setup, why);
+	}
+	if (!ok) {
+		replay_setup_free(setup);
+		return false;
+	}
+	*setup_out = setup;
+	return true;
+}
+
+void replay_setup_free(struct replay_setup *setup)
+{
+	if (!setup)
+		return;
+	for (uint32_t s = 0; s < 2; s++) {
+		struct replay_side *side = &setup->sides[s];
+		for (uint32_t rank = 0; side->layouts && rank < side->n_ranks; rank++)
+			kvf_layout_free(side->layouts[rank]);
+		free(side->layouts);
+		free(side->span_bytes);
+		kvf_instance_free(side->instance);
+	}
+	model_fini(&setup->model);
+	free(setup->requests);
+	free(setup->hash_ids);
+	free(setup->sends);
+	free(setup);
+}
