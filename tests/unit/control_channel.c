@@ -454,8 +454,8 @@ static void sides_close_while_the_other_still_sends(void **state)
 static const struct channel channels[] = {
 	{&kvfi_control_inproc, "inproc"},
 #ifdef KVFI_WITH_ZMQ
-	{NULL, "ipc"},
-	{NULL, "tcp"},
+	{&kvfi_control_zmq, "ipc"},
+	{&kvfi_control_zmq, "tcp"},
 #else
 	{NULL, "ipc"},
 	{NULL, "tcp"},
