@@ -230,7 +230,7 @@ static enum kvf_status listen_on(const char *path, struct kvfi_ipc_claim *claim,
 		return status;
 	}
 	if (listen(fd, LISTEN_BACKLOG) != 0 || lstat(path, &info) != 0) {
-		status = kvfi_fail_errno(KVF_EIO, errno, "endpoint 'ipc://%s': listen", path);
+		status = kvfi_fail_errno(KVF_EIO, errno, "endpoint 'ipc://%s': listen", claim->path);
 		(void)unlink(path);
 		close(fd);
 		return status;
