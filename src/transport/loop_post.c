@@ -14,15 +14,15 @@
 
 /* ---- posts */
 
-/* Has the receiver ever attached?  Its leases are then there for as long as the link is. */
-static bool was_attached(struct loop_link *link)
+/* Is the receiver there?  Its leases stay for as long as the link, also after it has left. */
+static bool is_up(struct loop_link *link)
 {
-	bool attached;
+	bool up;
 
 	(void)pthread_mutex_lock(&link->lock);
-	attached = link->has_leases;
+	up = link->ends[LOOP_RECEIVER].transport != NULL;
 	(void)pthread_mutex_unlock(&link->lock);
-	return attached;
+	return up;
 }
 
 static void signal_queue(struct loop_transport *self)
@@ -60,7 +60,7 @@ enum kvf_status kvfi_loop_post(struct kvfi_transport *transport, const struct kv
 
 	KVFI_ASSERT(tx->peer < self->env.max_peers);
 	link = self->peers[tx->peer].link;
-	if (link == NULL || self->peers[tx->peer].side != LOOP_SENDER || !was_attached(link))
+	if (link == NULL || self->peers[tx->peer].side != LOOP_SENDER || !is_up(link))
 		return kvfi_fail(KVF_PEER_LOST, "loop: the peer is not connected");
 	if (tx->lease_slot >= link->leases.n)
 		return kvfi_fail(KVF_PROTOCOL, "loop: lease slot %u of %u", tx->lease_slot, link->leases.n);

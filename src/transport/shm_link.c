@@ -115,20 +115,15 @@ static void watch_room(struct shm_link *link, bool on)
 	link->waits_for_room = on;
 }
 
-/* False: not now (or never again: then the link is broken). */
+/* False: not now, or never again. A closed socket is left to the reader: the peer may have said why. */
 static bool send_packet(
 	struct shm_link *link, enum shm_packet_type type, const void *body, size_t len_bytes, int fd)
 {
-	switch (kvfi_shm_send(link->fd, type, body, len_bytes, fd)) {
-	case SHM_IO_OK:
-		return true;
-	case SHM_IO_AGAIN:
+	enum shm_io io = kvfi_shm_send(link->fd, type, body, len_bytes, fd);
+
+	if (io == SHM_IO_AGAIN)
 		watch_room(link, true);
-		return false;
-	default:
-		kvfi_shm_link_broken(link, KVF_PEER_LOST, "the peer has closed the connection");
-		return false;
-	}
+	return io == SHM_IO_OK;
 }
 
 static bool say_hello(struct shm_link *link)
@@ -178,7 +173,7 @@ void kvfi_shm_tell(struct shm_link *link)
 	}
 	if (!link->said_ready)
 		link->said_ready = send_packet(link, SHM_READY, NULL, 0, -1);
-	if (link->said_ready && link->fd >= 0)
+	if (link->said_ready)
 		watch_room(link, false);
 }
 

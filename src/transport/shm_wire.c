@@ -123,7 +123,8 @@ enum shm_io kvfi_shm_recv(
 	memset(&packet_out->header, 0, sizeof(packet_out->header));
 	do {
 		received = recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (received < 0 && errno == EINTR);
+		/* ECONNRESET is told once, before what the peer said last (REFUSE, perhaps) can be read. */
+	} while (received < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (received < 0)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? SHM_IO_AGAIN : SHM_IO_CLOSED;
 	n_fds = take_fds(&message, fds);

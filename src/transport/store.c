@@ -82,6 +82,10 @@ static enum kvf_status map_group(
 
 enum kvf_status kvfi_windows_map(const struct kvfi_windows *windows, struct kvf_layout *layout)
 {
+	enum kvf_status checked = kvf_layout_check(layout); /* from here on no extent overflows */
+
+	if (checked != KVF_OK)
+		return checked;
 	for (uint32_t write = 0; write <= 1; write++) {
 		for (uint32_t group = 0; group < layout->n_groups; group++) {
 			enum kvf_status status = map_group(windows, layout, group, write != 0);
