@@ -81,7 +81,7 @@ static inline void side_wake(void *self)
 static inline enum kvf_status side_try_open(
 	struct side *side, const struct channel *channel, const char *listen, uint32_t max_ways)
 {
-	static uint64_t incarnations = UINT64_C(0xabcdef0100000000);
+	static _Atomic uint64_t incarnations = UINT64_C(0xabcdef0100000000);
 	struct kvfi_control_env env = {
 		.name = "test", .listen = listen, .max_ways = max_ways, .wake = side_wake, .self = side};
 	enum kvf_status status;
