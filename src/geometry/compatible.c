@@ -122,6 +122,9 @@ static bool differs_layers(const struct kvf_layout *prefill, const struct kvf_la
 	const struct kvf_group *group = &prefill->groups[g];
 	uint32_t other = 0;
 
+	if (group->n_layers != 0 && group->n_layers == decode->groups[g].n_layers &&
+		memcmp(group->layers, decode->groups[g].layers, group->n_layers * sizeof(*group->layers)) == 0)
+		return false;
 	for (uint32_t i = 0; i < group->n_layers; i++) {
 		uint32_t layer = group->layers[i];
 

@@ -172,8 +172,13 @@ static int by_src_dst(const void *left, const void *right)
 static enum kvf_status check_asked(const struct kvf_instance *prefill, const struct kvf_instance *decode,
 	uint32_t src_dp, uint32_t dst_dp)
 {
-	if (!prefill || !decode)
-		return kvfi_fail(KVF_EINVAL, "%s instance: missing", prefill ? "decode" : "prefill");
+	enum kvf_status status = kvfi_instance_check(prefill);
+
+	if (status != KVF_OK)
+		return kvfi_fail_prefix(status, "prefill");
+	status = kvfi_instance_check(decode);
+	if (status != KVF_OK)
+		return kvfi_fail_prefix(status, "decode");
 	if (prefill->role != KVF_PREFILL || decode->role != KVF_DECODE)
 		return kvfi_fail(KVF_EINVAL, "role: %d and %d, expected prefill (1) and decode (2)",
 			(int)prefill->role, (int)decode->role);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/status.h"
+#include "geometry/overlap.h"
 
 static enum kvf_status check_held(
 	const struct kvf_instance *instance, const struct kvf_layout *layout, uint32_t g)
@@ -38,10 +39,12 @@ static enum kvf_status check_held(
 static enum kvf_status check_side(
 	const struct kvf_instance *instance, const struct kvf_layout *layout, enum kvf_role role)
 {
-	enum kvf_status status = KVF_OK;
+	enum kvf_status status = kvfi_instance_check(instance);
 
-	if (!instance || !layout)
-		return kvfi_fail(KVF_EINVAL, "%s: missing", instance ? "layout" : "instance");
+	if (status == KVF_OK)
+		status = kvfi_layout_fields_check(layout);
+	if (status != KVF_OK)
+		return status;
 	if (instance->role != role)
 		return kvfi_fail(KVF_EINVAL, "role: %d, expected %d", (int)instance->role, (int)role);
 	if (layout->rank >= instance->n_ranks)
