@@ -29,6 +29,7 @@
 #include "base/hash.h"
 #include "base/status.h"
 #include "control/endpoint.h"
+#include "control/zmq_ways.h"
 #include "wire/bytes.h"
 #include "wire/codec.h"
 
@@ -37,35 +38,9 @@
 #define RECONNECT_MAX_MS      1000
 #define HANDSHAKE_MS          10000
 #define SMALL_BYTES           4096u /* messages up to here are encoded on the stack */
-#define ROUTING_ID_MAX_BYTES  255u
 #define ROUTING_ID_BYTES      18u
 #define SILENT_DROPS_PER_CALL 256
 #define LOOKS_PER_CALL        4
-#define REMEMBERED_STRANGERS  16u
-
-/* One ZeroMQ socket. */
-struct line {
-	void *handle; /* NULL: none */
-	int fd;
-	uint32_t way;      /* of a DEALER; KVFI_NO_WAY: the ROUTER */
-	struct line *next; /* in the queue of fresh ones */
-	bool fresh;
-};
-
-enum way_kind {
-	WAY_FREE = 0,
-	WAY_CONNECTED = 1,
-	WAY_ACCEPTED = 2
-};
-
-struct way {
-	enum way_kind kind;
-	bool told_garbage;
-	struct line dealer; /* WAY_CONNECTED */
-	uint64_t id_hash;   /* WAY_ACCEPTED: of the peer's routing id */
-	size_t id_bytes;
-	unsigned char id[ROUTING_ID_MAX_BYTES];
-};
 
 struct kvfi_control {
 	struct kvfi_control_base base;
@@ -74,24 +49,19 @@ struct kvfi_control {
 	int epoll_fd;
 	int event_fd;
 	bool event_set;
-	struct line router;
-	struct line *fresh, **fresh_tail;
+	struct kvfi_line router;
+	struct kvfi_line *fresh, **fresh_tail;
 	struct kvfi_ipc_claim claim;
 	char endpoint[256];
 	uint64_t incarnation;
 	uint32_t next_serial;
-	bool told_full;
-	uint32_t next_stranger;
-	uint64_t strangers[REMEMBERED_STRANGERS]; /* hashes of routing ids whose garbage was told */
-	uint32_t max_ways;
-	struct way *ways;
+	struct kvfi_zmq_ways ways;
 };
 
 /* A message as it came. */
 struct arrival {
-	const struct line *line;
-	size_t id_bytes;
-	unsigned char id[ROUTING_ID_MAX_BYTES];
+	const struct kvfi_line *line;
+	struct kvfi_routing_id id;
 	bool one_part;
 	zmq_msg_t body;
 };
@@ -106,7 +76,7 @@ static enum kvf_status fail_zmq(enum kvf_status status, const char *endpoint, co
 	return kvfi_fail(status, "endpoint '%s': %s: %s", endpoint, what, zmq_strerror(zmq_errno()));
 }
 
-static void set_fresh(struct kvfi_control *control, struct line *line)
+static void set_fresh(struct kvfi_control *control, struct kvfi_line *line)
 {
 	if (line->fresh)
 		return;
@@ -116,9 +86,9 @@ static void set_fresh(struct kvfi_control *control, struct line *line)
 	control->fresh_tail = &line->next;
 }
 
-static void clear_fresh(struct kvfi_control *control, struct line *line)
+static void clear_fresh(struct kvfi_control *control, struct kvfi_line *line)
 {
-	struct line **at = &control->fresh;
+	struct kvfi_line **at = &control->fresh;
 
 	if (!line->fresh)
 		return;
@@ -159,7 +129,7 @@ static bool set_int(void *handle, int option, int value)
 	return zmq_setsockopt(handle, option, &value, sizeof(value)) == 0;
 }
 
-static void line_close(struct kvfi_control *control, struct line *line)
+static void line_close(struct kvfi_control *control, struct kvfi_line *line)
 {
 	if (line->handle == NULL)
 		return;
@@ -170,7 +140,7 @@ static void line_close(struct kvfi_control *control, struct line *line)
 }
 
 /* A socket with the options that both kinds share, in the epoll set. */
-static enum kvf_status line_open(struct kvfi_control *control, struct line *line, int type, bool ipv6)
+static enum kvf_status line_open(struct kvfi_control *control, struct kvfi_line *line, int type, bool ipv6)
 {
 	const int64_t max_bytes = KVFI_WIRE_MAX_BYTES;
 	size_t len = sizeof(line->fd);
@@ -262,8 +232,8 @@ static void zmq_channel_close(struct kvfi_control *control)
 	if (control == NULL)
 		return;
 	assert_owner(control);
-	for (uint32_t i = 0; control->ways != NULL && i < control->max_ways; i++)
-		line_close(control, &control->ways[i].dealer);
+	for (uint32_t i = 0; i < control->ways.max; i++)
+		line_close(control, &control->ways.all[i].dealer);
 	line_close(control, &control->router);
 	while (control->context != NULL && zmq_ctx_term(control->context) != 0 && zmq_errno() == EINTR)
 		;
@@ -272,7 +242,7 @@ static void zmq_channel_close(struct kvfi_control *control)
 		close(control->event_fd);
 	if (control->epoll_fd >= 0)
 		close(control->epoll_fd);
-	free(control->ways);
+	kvfi_zmq_ways_fini(&control->ways);
 	free(control);
 }
 
@@ -283,8 +253,8 @@ static enum kvf_status context_open(struct kvfi_control *control)
 		return kvfi_fail(KVF_ENOMEM, "control channel: zmq_ctx_new: %s", zmq_strerror(zmq_errno()));
 	if (zmq_ctx_set(control->context, ZMQ_BLOCKY, 0) != 0 ||
 		zmq_ctx_set(control->context, ZMQ_IO_THREADS, 1) != 0 ||
-		zmq_ctx_set(control->context, ZMQ_MAX_SOCKETS, (int)control->max_ways + 8) != 0)
-		return kvfi_fail(KVF_EINVAL, "control channel: %u ways: %s", control->max_ways,
+		zmq_ctx_set(control->context, ZMQ_MAX_SOCKETS, (int)control->ways.max + 8) != 0)
+		return kvfi_fail(KVF_EINVAL, "control channel: %u ways: %s", control->ways.max,
 			zmq_strerror(zmq_errno()));
 	return KVF_OK;
 }
@@ -302,18 +272,16 @@ static enum kvf_status zmq_channel_open(const struct kvfi_control_env *env, stru
 	control->base.ops = &kvfi_control_zmq;
 	control->owner = pthread_self();
 	control->incarnation = env->incarnation;
-	control->max_ways = env->max_ways;
 	control->fresh_tail = &control->fresh;
 	control->router.way = KVFI_NO_WAY;
 	control->claim.lock_fd = -1;
 	control->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	control->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	control->ways = calloc(env->max_ways, sizeof(*control->ways));
 	if (control->event_fd < 0 || control->epoll_fd < 0)
 		status = kvfi_fail_errno(KVF_EIO, errno, "opening a control channel");
-	else if (control->ways == NULL)
-		status = kvfi_fail(KVF_ENOMEM, "opening a control channel with %u ways", env->max_ways);
 	else
+		status = kvfi_zmq_ways_init(&control->ways, env->max_ways);
+	if (status == KVF_OK)
 		status = context_open(control);
 	if (status == KVF_OK)
 		status = watch(control, control->event_fd, NULL);
@@ -332,26 +300,8 @@ static const char *zmq_channel_endpoint(struct kvfi_control *control)
 	return control->endpoint;
 }
 
-static struct way *take_way(struct kvfi_control *control, enum way_kind kind)
-{
-	for (uint32_t i = 0; i < control->max_ways; i++) {
-		struct way *way = &control->ways[i];
-
-		if (way->kind != WAY_FREE)
-			continue;
-		memset(way, 0, sizeof(*way));
-		way->kind = kind;
-		return way;
-	}
-	return NULL;
-}
-
-static uint32_t number_of(const struct kvfi_control *control, const struct way *way)
-{
-	return (uint32_t)(way - control->ways);
-}
-
-static enum kvf_status dealer_connect(struct kvfi_control *control, struct line *dealer, const char *endpoint)
+static enum kvf_status dealer_connect(
+	struct kvfi_control *control, struct kvfi_line *dealer, const char *endpoint)
 {
 	unsigned char id[ROUTING_ID_BYTES] = {'K', KVFI_WIRE_VERSION};
 
@@ -373,21 +323,20 @@ static enum kvf_status zmq_channel_connect(
 {
 	struct kvfi_endpoint parsed;
 	enum kvf_status status = kvfi_endpoint_parse(endpoint, KVFI_ENDPOINT_CONNECT, &parsed);
-	struct way *way;
+	struct kvfi_zmq_way *way;
 
 	assert_owner(control);
 	if (status != KVF_OK)
 		return status;
-	way = take_way(control, WAY_CONNECTED);
+	way = kvfi_zmq_ways_take(&control->ways, KVFI_WAY_CONNECTED);
 	if (way == NULL)
 		return kvfi_fail(
-			KVF_EFULL, "connecting to '%s': all %u ways are in use", endpoint, control->max_ways);
-	way->dealer.way = number_of(control, way);
+			KVF_EFULL, "connecting to '%s': all %u ways are in use", endpoint, control->ways.max);
 	status = line_open(control, &way->dealer, ZMQ_DEALER, parsed.ipv6);
 	if (status == KVF_OK)
 		status = dealer_connect(control, &way->dealer, endpoint);
 	if (status != KVF_OK) {
-		way->kind = WAY_FREE;
+		kvfi_zmq_ways_put_back(&control->ways, way);
 		return status;
 	}
 	*way_out = way->dealer.way;
@@ -396,20 +345,23 @@ static enum kvf_status zmq_channel_connect(
 
 static void zmq_channel_forget(struct kvfi_control *control, uint32_t number)
 {
+	struct kvfi_zmq_way *way = kvfi_zmq_ways_at(&control->ways, number);
+
 	assert_owner(control);
-	if (number >= control->max_ways)
+	if (way == NULL)
 		return;
-	line_close(control, &control->ways[number].dealer);
-	control->ways[number].kind = WAY_FREE;
-	control->told_full = false;
+	line_close(control, &way->dealer);
+	kvfi_zmq_ways_put_back(&control->ways, way);
 	settle(control);
 }
 
 /* All or nothing: a router that took the routing id takes the body. */
-static bool send_bytes(struct kvfi_control *control, struct way *way, struct line *line, zmq_msg_t *body)
+static bool send_bytes(
+	struct kvfi_control *control, struct kvfi_zmq_way *way, struct kvfi_line *line, zmq_msg_t *body)
 {
-	if (way->kind == WAY_ACCEPTED) {
-		if (zmq_send(control->router.handle, way->id, way->id_bytes, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
+	if (way->kind == KVFI_WAY_ACCEPTED) {
+		if (zmq_send(control->router.handle, way->id.bytes, way->id.len_bytes,
+			    ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
 			return false;
 	}
 	return zmq_msg_send(body, line->handle, ZMQ_DONTWAIT) >= 0;
@@ -442,18 +394,17 @@ static bool encode(const struct kvfi_msg *msg, zmq_msg_t *body)
 
 static bool zmq_channel_send(struct kvfi_control *control, uint32_t number, const struct kvfi_msg *msg)
 {
-	struct line *line;
-	struct way *way;
+	struct kvfi_zmq_way *way = kvfi_zmq_ways_at(&control->ways, number);
+	struct kvfi_line *line;
 	zmq_msg_t body;
 	int events = 0;
 	size_t len = sizeof(events);
 	bool sent;
 
 	assert_owner(control);
-	if (number >= control->max_ways || control->ways[number].kind == WAY_FREE || !encode(msg, &body))
+	if (way == NULL || !encode(msg, &body))
 		return false;
-	way = &control->ways[number];
-	line = way->kind == WAY_CONNECTED ? &way->dealer : &control->router;
+	line = way->kind == KVFI_WAY_CONNECTED ? &way->dealer : &control->router;
 	sent = send_bytes(control, way, line, &body);
 	if (!sent)
 		(void)zmq_msg_close(&body);
@@ -477,16 +428,19 @@ static bool receive_part(void *handle, zmq_msg_t *part)
 }
 
 /* The next message of a socket: a ROUTER puts the routing id before it. False: there is none. */
-static bool receive(const struct line *line, struct arrival *arrival)
+static bool receive(const struct kvfi_line *line, struct arrival *arrival)
 {
 	arrival->line = line;
-	arrival->id_bytes = 0;
+	arrival->id.len_bytes = 0;
 	if (!receive_part(line->handle, &arrival->body))
 		return false;
 	if (line->way == KVFI_NO_WAY) {
-		arrival->id_bytes = zmq_msg_size(&arrival->body);
-		KVFI_ASSERT(arrival->id_bytes <= sizeof(arrival->id) && zmq_msg_more(&arrival->body));
-		memcpy(arrival->id, zmq_msg_data(&arrival->body), arrival->id_bytes);
+		struct kvfi_routing_id *id = &arrival->id;
+
+		id->len_bytes = zmq_msg_size(&arrival->body);
+		KVFI_ASSERT(id->len_bytes <= sizeof(id->bytes) && zmq_msg_more(&arrival->body));
+		memcpy(id->bytes, zmq_msg_data(&arrival->body), id->len_bytes);
+		id->hash = kvfi_hash_bytes(1, id->bytes, id->len_bytes);
 		(void)zmq_msg_close(&arrival->body);
 		if (!receive_part(line->handle, &arrival->body))
 			return false;
@@ -503,49 +457,12 @@ static bool receive(const struct line *line, struct arrival *arrival)
 	return true;
 }
 
-static struct way *find_way(struct kvfi_control *control, const struct arrival *arrival, uint64_t id_hash)
+/* The way that an arrival came by; NULL: none yet. */
+static struct kvfi_zmq_way *way_of(struct kvfi_control *control, const struct arrival *arrival)
 {
 	if (arrival->line->way != KVFI_NO_WAY)
-		return &control->ways[arrival->line->way];
-	for (uint32_t i = 0; i < control->max_ways; i++) {
-		struct way *way = &control->ways[i];
-
-		if (way->kind == WAY_ACCEPTED && way->id_hash == id_hash &&
-			way->id_bytes == arrival->id_bytes &&
-			memcmp(way->id, arrival->id, arrival->id_bytes) == 0)
-			return way;
-	}
-	return NULL;
-}
-
-static struct way *accept_way(struct kvfi_control *control, const struct arrival *arrival, uint64_t id_hash)
-{
-	struct way *way = take_way(control, WAY_ACCEPTED);
-
-	if (way == NULL)
-		return NULL;
-	way->id_hash = id_hash;
-	way->id_bytes = arrival->id_bytes;
-	memcpy(way->id, arrival->id, arrival->id_bytes);
-	return way;
-}
-
-/* Has the garbage of this sender been told before?  Remembers that it is now. */
-static bool told_before(struct kvfi_control *control, struct way *way, uint64_t id_hash)
-{
-	bool told;
-
-	if (way != NULL) {
-		told = way->told_garbage;
-		way->told_garbage = true;
-		return told;
-	}
-	for (uint32_t i = 0; i < REMEMBERED_STRANGERS; i++) {
-		if (control->strangers[i] == id_hash)
-			return true;
-	}
-	control->strangers[control->next_stranger++ % REMEMBERED_STRANGERS] = id_hash;
-	return false;
+		return kvfi_zmq_ways_at(&control->ways, arrival->line->way);
+	return kvfi_zmq_ways_find(&control->ways, &arrival->id);
 }
 
 static enum kvfi_control_kind tell(
@@ -558,12 +475,24 @@ static enum kvfi_control_kind tell(
 	return KVFI_CONTROL_GARBAGE;
 }
 
+/* There is no room for the sender of a message that was read. */
+static enum kvfi_control_kind tell_full(struct kvfi_zmq_ways *ways, struct kvfi_received *received_out)
+{
+	kvfi_msg_fini(&received_out->msg);
+	if (ways->told_full)
+		return KVFI_CONTROL_NONE;
+	ways->told_full = true;
+	return tell(received_out, KVFI_NO_WAY, KVF_EFULL,
+		"a new peer's message was dropped: all ways are in use");
+}
+
 /* What an arrival is to the caller; NONE: dropped in silence. */
 static enum kvfi_control_kind judge(
 	struct kvfi_control *control, struct arrival *arrival, struct kvfi_received *received_out)
 {
-	const uint64_t id_hash = kvfi_hash_bytes(1, arrival->id, arrival->id_bytes);
-	struct way *way = find_way(control, arrival, id_hash);
+	struct kvfi_zmq_ways *ways = &control->ways;
+	struct kvfi_zmq_way *way = way_of(control, arrival);
+	const uint32_t number = way == NULL ? KVFI_NO_WAY : kvfi_zmq_ways_number(ways, way);
 	enum kvf_status status;
 
 	if (arrival->one_part)
@@ -572,22 +501,17 @@ static enum kvfi_control_kind judge(
 	else
 		status = kvfi_fail(KVF_PROTOCOL, "message: of several parts");
 	if (status != KVF_OK)
-		return told_before(control, way, id_hash)
+		return kvfi_zmq_ways_told(ways, way, &arrival->id)
 		               ? KVFI_CONTROL_NONE
-		               : tell(received_out, way == NULL ? KVFI_NO_WAY : number_of(control, way),
-					 status, kvf_error());
-	if (way == NULL)
-		way = accept_way(control, arrival, id_hash);
+		               : tell(received_out, number, status, kvf_error());
 	if (way == NULL) {
-		kvfi_msg_fini(&received_out->msg);
-		if (control->told_full)
-			return KVFI_CONTROL_NONE;
-		control->told_full = true;
-		return tell(received_out, KVFI_NO_WAY, KVF_EFULL,
-			"a new peer's message was dropped: all ways are in use");
+		way = kvfi_zmq_ways_take(ways, KVFI_WAY_ACCEPTED);
+		if (way == NULL)
+			return tell_full(ways, received_out);
+		way->id = arrival->id;
 	}
 	received_out->kind = KVFI_CONTROL_MESSAGE;
-	received_out->way = number_of(control, way);
+	received_out->way = kvfi_zmq_ways_number(ways, way);
 	received_out->status = KVF_OK;
 	received_out->reason[0] = '\0';
 	return KVFI_CONTROL_MESSAGE;
@@ -610,7 +534,7 @@ static bool look(struct kvfi_control *control)
 static enum kvfi_control_kind take(
 	struct kvfi_control *control, struct kvfi_received *received_out, int *drops)
 {
-	struct line *line = control->fresh;
+	struct kvfi_line *line = control->fresh;
 	enum kvfi_control_kind kind;
 	struct arrival arrival;
 
