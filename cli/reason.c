@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Macros for the static analyser. */
+#undef reason_set
+#undef reason_prefix
+
 bool reason_set(struct reason *why, const char *format, ...)
 {
 	va_list list;

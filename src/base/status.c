@@ -43,6 +43,11 @@ enum kvf_scope kvf_status_scope(enum kvf_status status)
 	case KVF_##name:                                                                                     \
 		return KVF_SCOPE_##scope;
 #include "kvferry/status.def"
+
+/* Macros for the static analyser. */
+#undef kvfi_fail
+#undef kvfi_fail_errno
+#undef kvfi_fail_prefix
 #undef KVF_STATUS
 	}
 	return KVF_SCOPE_OP;
