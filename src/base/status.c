@@ -10,6 +10,11 @@
 #include <string.h>
 #include "base/assert.h"
 
+/* Macros for the static analyser. */
+#undef kvfi_fail
+#undef kvfi_fail_errno
+#undef kvfi_fail_prefix
+
 static _Thread_local char last_error[512];
 
 const char *kvf_status_name(enum kvf_status status)
@@ -43,11 +48,6 @@ enum kvf_scope kvf_status_scope(enum kvf_status status)
 	case KVF_##name:                                                                                     \
 		return KVF_SCOPE_##scope;
 #include "kvferry/status.def"
-
-/* Macros for the static analyser. */
-#undef kvfi_fail
-#undef kvfi_fail_errno
-#undef kvfi_fail_prefix
 #undef KVF_STATUS
 	}
 	return KVF_SCOPE_OP;

@@ -105,7 +105,7 @@ static enum kvf_status bind_to(int fd, const struct kvfi_tcp_address *address, c
 
 static enum kvf_status read_port(int fd, struct kvfi_tcp_address *address)
 {
-	struct sockaddr_storage storage;
+	struct sockaddr_storage storage = {0};
 	socklen_t length = sizeof(storage);
 	in_port_t port;
 
