@@ -219,7 +219,7 @@ void a_full_table_of_posts_is_an_error_at_the_call(void **state)
 	uint32_t started = 0;
 
 	/* Blocks large enough that no transport is done with one inside post(). */
-	options.prompt_len = 512;
+	options.prompt_len = 128;
 	options.row_bytes = 4096;
 	route_init(&route, *state, &((struct bench *)*state)->sides[1], 0, &options);
 	post = route_grant(&route, 0, false);
@@ -318,7 +318,7 @@ void t_p45_completion_never_comes_before_the_data(void **state)
 	struct spied spied;
 	struct route route;
 
-	options.prompt_len = 5000;
+	options.prompt_len = 1000;
 	options.row_bytes = 512;
 	route_init(&route, bench, &bench->sides[1], 0, &options);
 	spied = (struct spied){
@@ -328,13 +328,13 @@ void t_p45_completion_never_comes_before_the_data(void **state)
 
 		teller->spy_context = &spied;
 		teller->spy = spy;
-		for (uint32_t i = 0; i < 20; i++) {
+		for (uint32_t i = 0; i < 10; i++) {
 			route_blank(&route);
 			(void)move_all(&route, i, false);
 		}
 		teller->spy = NULL;
 	}
-	assert_int_equal(spied.complete, 20);
+	assert_int_equal(spied.complete, 10);
 	assert_int_equal(spied.incomplete, 0);
 	route_fini(&route);
 }

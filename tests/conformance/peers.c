@@ -20,7 +20,7 @@ static const struct route_options small = {.layers = 2,
 static const struct route_options large = {.layers = 4,
 	.heads = 8,
 	.row_bytes = 512,
-	.prompt_len = 3072,
+	.prompt_len = 1536,
 	.src = {2, 0, KVF_LAYER_NHD, 16},
 	.dst = {1, 0, KVF_LAYER_HND, 16},
 	.id_step = 2};
@@ -241,7 +241,7 @@ void the_receiver_learns_that_its_peer_has_closed(void **state)
 	route_post(&route, &post);
 	side_close(route.prefill);
 	assert_true(take(route.prefill, KVFI_DONE_TX, post.id, &done, NULL)); /* completed by close */
-	assert_int_not_equal(done.status, KVF_OK);
+	assert_true(done.status != KVF_OK || done.bytes == route.bound.bytes);
 	done = await(bench, route.decode, KVFI_DONE_BROKEN, ANY_ID);
 	assert_int_equal(done.peer, 0);
 	assert_int_equal(done.status, KVF_PEER_LOST);
