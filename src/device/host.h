@@ -18,6 +18,14 @@ void kvfi_host_copy(void *dst, int64_t dst_stride, const void *src, int64_t src_
 void kvfi_host_copy_bulk(void *dst, int64_t dst_stride, const void *src, int64_t src_stride,
 	uint64_t len_bytes, uint64_t count);
 #define KVFI_HOST_STREAM_BYTES 192u
+/* One strip of a pack: only the source is strided. */
+struct kvfi_host_strip {
+	const void *src;
+	int64_t stride;
+	uint64_t len_bytes, count;
+};
+/* Packs n strips (of at least one run each) one behind the other into dst, which is small and stays in the cache. */
+void kvfi_host_pack(void *dst, const struct kvfi_host_strip *strips, uint32_t n);
 /* Orders the stores of both (non-temporal ones included) before all that follows. */
 void kvfi_host_fence(void);
 /* Sum of len_bytes at canonical position pos. */

@@ -9,20 +9,28 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 #include "base/clock.h"
+#include "device/host.h"
 #include "memory/lease.h"
 #include "transport/tcp_frame.h"
 #include "transport/transport.h"
 
 #define KVFI_TCP_HANDSHAKE_NS (5 * KVFI_NS_PER_S)
-#define KVFI_TCP_DIRECT_BYTES                                                                                \
-	4096u /* runs from here on go between socket and blocks, shorter ones through a stage */
-#define KVFI_TCP_STAGE_BYTES  (256u * 1024) /* stays in the second-level cache */
-#define KVFI_TCP_FRAMES       4u            /* DATA frames handed to the kernel in one call: 1 MiB */
-#define KVFI_TCP_FRAME_PIECES 130u /* of one frame: 64 direct runs, 65 stretches of the stage, the header */
-#define KVFI_TCP_STRIPS       256u /* of one read */
-#define KVFI_TCP_TURN_BYTES                                                                                  \
-	(UINT64_C(4) << 20) /* per connection and direction, before the next one has its turn */
+/* Runs from here on go between socket and blocks, shorter ones through a stage, which stays in the second-level cache. */
+#define KVFI_TCP_DIRECT_BYTES 4096u
+#define KVFI_TCP_STAGE_BYTES  (256u * 1024)
+/* DATA frames handed to the kernel in one call: 1 MiB. */
+#define KVFI_TCP_FRAMES 4u
+/* Pieces of one frame: 64 direct runs, 65 stretches of the stage, the header. */
+#define KVFI_TCP_FRAME_PIECES 130u
+/* Strips of one read; strips packed in one go. */
+#define KVFI_TCP_STRIPS 256u
+#define KVFI_TCP_PACKS  32u
+/* Per connection and direction, before the next one has its turn. */
+#define KVFI_TCP_TURN_BYTES      (UINT64_C(4) << 20)
 #define KVFI_TCP_USER_TIMEOUT_MS 30000
+/* Bytes of a long slice that are waited for before the next read, and for how long; see tcp_recv.c. */
+#define KVFI_TCP_LOW_BYTES   (1 << 20)
+#define KVFI_TCP_LOW_WAIT_MS 1
 
 /* ---- what the owner thread and the I/O thread share, under the transport's lock */
 
@@ -90,7 +98,9 @@ struct tcp_send {
 	unsigned char headers[KVFI_TCP_FRAMES][KVFI_TCP_HEADER_BYTES];
 	unsigned char slice[KVFI_TCP_HEADER_BYTES + KVFI_TCP_SLICE_MAX_BYTES];
 	unsigned char *stage; /* KVFI_TCP_STAGE_BYTES, made with the first post */
-	uint32_t stage_used;
+	uint32_t stage_used, stage_packed;
+	struct kvfi_host_strip strips[KVFI_TCP_PACKS]; /* to pack between the two */
+	uint32_t n_strips;
 	unsigned char *tail; /* rest of a stopped frame and its ABORT; NULL: none */
 };
 
@@ -129,6 +139,8 @@ struct tcp_recv {
 	uint32_t n_strips, at_strip;
 	uint64_t strip_done; /* bytes of strips[at_strip] */
 	uint32_t stage_at;   /* where the next staged byte lies */
+	uint64_t low_until_ns;
+	int low_bytes; /* of the socket's SO_RCVLOWAT; 0: as it came */
 };
 
 enum tcp_conn_state {
@@ -195,6 +207,8 @@ struct tcp_transport {
 	struct tcp_list connections, handshakes;
 	struct tcp_conn *ready, **ready_last;
 	struct tcp_conn *closed;  /* freed at the end of the turn */
+	uint32_t n_low;           /* connections with a low water mark */
+	uint64_t low_look_ns;     /* when to look at them again */
 	uint64_t accept_again_ns; /* 0: no accept failed for want of descriptors */
 	unsigned char *
 		stage; /* of the receiving side, for all connections: nothing stays in it between two reads */
@@ -304,6 +318,8 @@ void kvfi_tcp_send_fini(
 void kvfi_tcp_recv(struct tcp_transport *self, struct tcp_conn *conn);
 /* The grant of the open slice was revoked, if it was: tell it now. */
 void kvfi_tcp_recv_look(struct tcp_transport *self, struct tcp_conn *conn);
+/* If nothing was read for KVFI_TCP_LOW_WAIT_MS: do not wait for more than there is. */
+void kvfi_tcp_recv_lower(struct tcp_transport *self, struct tcp_conn *conn, uint64_t now_ns);
 void kvfi_tcp_recv_fini(
 	struct tcp_transport *self, struct tcp_conn *conn, enum kvf_status status, const char *reason);
 

@@ -273,6 +273,8 @@ static int wait_ms(const struct tcp_transport *self)
 
 	if (self->ready != NULL)
 		return 0;
+	if (self->n_low > 0)
+		return KVFI_TCP_LOW_WAIT_MS;
 	if (self->handshakes.first != NULL)
 		at_ns = self->handshakes.first->deadline_ns;
 	if (self->accept_again_ns != 0 && self->accept_again_ns < at_ns)
@@ -283,6 +285,17 @@ static int wait_ms(const struct tcp_transport *self)
 	return at_ns <= now_ns ? 0 : (int)((at_ns - now_ns) / KVFI_NS_PER_MS) + 1;
 }
 
+static void lower_marks(struct tcp_transport *self)
+{
+	uint64_t now_ns = kvfi_clock_ns();
+
+	if (now_ns < self->low_look_ns)
+		return;
+	self->low_look_ns = now_ns + KVFI_TCP_LOW_WAIT_MS * KVFI_NS_PER_MS;
+	for (struct tcp_conn *conn = self->connections.first; conn != NULL; conn = conn->next)
+		kvfi_tcp_recv_lower(self, conn, now_ns);
+}
+
 static void turn(struct tcp_transport *self)
 {
 	struct epoll_event events[EVENTS];
@@ -291,6 +304,8 @@ static void turn(struct tcp_transport *self)
 
 	for (int i = 0; i < n; i++)
 		note_event(self, &events[i]);
+	if (self->n_low > 0)
+		lower_marks(self);
 	give_turns(self);
 	if (self->handshakes.first != NULL || self->accept_again_ns != 0) {
 		now_ns = kvfi_clock_ns();

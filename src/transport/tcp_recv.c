@@ -8,6 +8,9 @@
  * at its plan and ids. Long runs are read straight into the blocks. Short ones are read into the stage, which all connections share
  * because each read is unpacked before the next. The header of the next frame rides at the end of each read.
  *
+ * Waking up for every 64 KiB that the kernel has costs more than reading them. So while much of a slice is still to come, the socket's low
+ * water mark is raised, and the thread sleeps until a megabyte is there or a millisecond has passed.
+ *
  * I/O thread only.
  */
 #include <errno.h>
@@ -16,7 +19,6 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/status.h"
-#include "device/host.h"
 #include "transport/tcp.h"
 
 /* ---- the slice */
@@ -105,6 +107,8 @@ void kvfi_tcp_recv_look(struct tcp_transport *self, struct tcp_conn *conn)
 void kvfi_tcp_recv_fini(
 	struct tcp_transport *self, struct tcp_conn *conn, enum kvf_status status, const char *reason)
 {
+	self->n_low -= conn->recv.low_bytes > 0;
+	conn->recv.low_bytes = 0;
 	finish_slice(self, &conn->recv, status, reason);
 }
 
@@ -299,6 +303,39 @@ static uint32_t read_frame(
 	return taken;
 }
 
+static void set_low(struct tcp_transport *self, struct tcp_conn *conn, int low_bytes)
+{
+	struct tcp_recv *recv = &conn->recv;
+	int value = low_bytes > 0 ? low_bytes : 1;
+
+	if (recv->low_bytes == low_bytes)
+		return;
+	self->n_low += low_bytes > 0;
+	self->n_low -= recv->low_bytes > 0;
+	recv->low_bytes = low_bytes;
+	(void)setsockopt(conn->fd, SOL_SOCKET, SO_RCVLOWAT, &value, sizeof(value));
+}
+
+void kvfi_tcp_recv_lower(struct tcp_transport *self, struct tcp_conn *conn, uint64_t now_ns)
+{
+	if (conn->recv.low_bytes == 0 || now_ns < conn->recv.low_until_ns)
+		return;
+	set_low(self, conn, 0);
+	conn->readable = true;
+	kvfi_tcp_conn_ready(self, conn);
+}
+
+/* After a read: what is worth waiting for? */
+static void adjust_low(struct tcp_transport *self, struct tcp_conn *conn)
+{
+	struct tcp_recv *recv = &conn->recv;
+	bool much = recv->in_slice && recv->total - recv->received >= 2 * KVFI_TCP_LOW_BYTES;
+
+	set_low(self, conn, much ? KVFI_TCP_LOW_BYTES : 0);
+	if (much)
+		recv->low_until_ns = kvfi_clock_ns() + KVFI_TCP_LOW_WAIT_MS * KVFI_NS_PER_MS;
+}
+
 /* The rest of a header of which the last read got nothing or a part. */
 static void read_header(struct tcp_transport *self, struct tcp_conn *conn)
 {
@@ -346,14 +383,19 @@ static void read_data(struct tcp_transport *self, struct tcp_conn *conn)
 {
 	struct tcp_recv *recv = &conn->recv;
 
+	uint64_t before = recv->received;
+
 	recv->received += recv->sink ? read_to_sink(self, conn) : read_to_blocks(self, conn);
-	if (conn->state != TCP_CONN_UP || recv->frame_left > 0)
+	if (conn->state != TCP_CONN_UP)
+		return;
+	recv->in_slice = recv->received < recv->total;
+	if (recv->received > before)
+		adjust_low(self, conn);
+	if (recv->frame_left > 0)
 		return;
 	recv->expecting = TCP_EXPECT_HEADER;
-	if (recv->received < recv->total)
-		return;
-	recv->in_slice = false;
-	finish_slice(self, recv, KVF_OK, "");
+	if (!recv->in_slice)
+		finish_slice(self, recv, KVF_OK, "");
 }
 
 static void read_slice(struct tcp_transport *self, struct tcp_conn *conn)
@@ -393,14 +435,16 @@ static enum kvf_status check_order(const struct tcp_recv *recv)
 	return KVF_OK;
 }
 
-static void abort_slice(struct tcp_transport *self, struct tcp_recv *recv)
+static void abort_slice(struct tcp_transport *self, struct tcp_conn *conn)
 {
+	struct tcp_recv *recv = &conn->recv;
 	char reason[64] = "the sender has stopped: ";
 
 	recv->in_slice = false;
 	recv->expecting = TCP_EXPECT_HEADER;
 	(void)strncat(reason, kvf_status_name((enum kvf_status)(-(int)recv->header.flags)),
 		sizeof(reason) - strlen(reason) - 1);
+	adjust_low(self, conn);
 	finish_slice(self, recv, KVF_STREAM_BROKEN, reason);
 }
 
@@ -419,7 +463,7 @@ static void judge_header(struct tcp_transport *self, struct tcp_conn *conn)
 	else if (recv->header.type == KVFI_TCP_DATA)
 		recv->expecting = TCP_EXPECT_DATA;
 	else
-		abort_slice(self, recv);
+		abort_slice(self, conn);
 }
 
 static void read_some(struct tcp_transport *self, struct tcp_conn *conn)

@@ -16,7 +16,6 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/status.h"
-#include "device/host.h"
 #include "transport/tcp.h"
 
 static void clear_batch(struct tcp_send *send)
@@ -25,7 +24,8 @@ static void clear_batch(struct tcp_send *send)
 	send->tail = NULL;
 	send->n = send->at = send->n_frames = 0;
 	send->piece_sent = 0;
-	send->stage_used = 0;
+	send->stage_used = send->stage_packed = 0;
+	send->n_strips = 0;
 }
 
 /* ---- filling a batch */
@@ -73,10 +73,17 @@ static void add_slice_frame(struct tcp_send *send)
 	end_frame(send);
 }
 
+/* Several strips at once: the packing looks ahead over their borders. */
+static void pack_strips(struct tcp_send *send)
+{
+	kvfi_host_pack(send->stage + send->stage_packed, send->strips, send->n_strips);
+	send->stage_packed = send->stage_used;
+	send->n_strips = 0;
+}
+
 static void add_strip(struct tcp_send *send, const struct kvfi_strip *strip)
 {
 	const unsigned char *src = (const unsigned char *)(uintptr_t)strip->src;
-	unsigned char *stage = send->stage + send->stage_used;
 	uint64_t bytes = strip->len * strip->count;
 
 	if (strip->len >= KVFI_TCP_DIRECT_BYTES) {
@@ -85,9 +92,12 @@ static void add_strip(struct tcp_send *send, const struct kvfi_strip *strip)
 		return;
 	}
 	KVFI_ASSERT(send->stage_used + bytes <= KVFI_TCP_STAGE_BYTES);
-	kvfi_host_copy(stage, (int64_t)strip->len, src, strip->src_stride, strip->len, strip->count);
+	if (send->n_strips == KVFI_TCP_PACKS)
+		pack_strips(send);
+	send->strips[send->n_strips++] =
+		(struct kvfi_host_strip){src, strip->src_stride, strip->len, strip->count};
+	add_piece(send, send->stage + send->stage_used, bytes);
 	send->stage_used += (uint32_t)bytes;
-	add_piece(send, stage, bytes);
 }
 
 static uint64_t sum_strip(const struct kvfi_strip *strip)
@@ -162,6 +172,7 @@ static bool fill_batch(struct tcp_send *send)
 		if (!add_data_frame(send, i, length))
 			return false;
 	}
+	pack_strips(send);
 	return true;
 }
 

@@ -122,8 +122,8 @@ void rig_slice_init(struct rig_slice *slice, uint64_t row_bytes, uint64_t tokens
 	/* Six heads: the source holds 0 to 2, the destination 2 and 3, so head 2 moves and is a neighbour of others on both sides. */
 	simple_model_init(&slice->model, 2, 6, row_bytes, 2);
 	rank_pair_init(&slice->pair, &slice->model.model, &src, &dst, KVF_REPLICA_ELECT);
-	slice->src = malloc(slice->pair.src_bytes);
-	slice->dst = malloc(slice->pair.dst_bytes);
+	slice->src = aligned_alloc(4096, (slice->pair.src_bytes + 4095) & ~UINT64_C(4095));
+	slice->dst = aligned_alloc(4096, (slice->pair.dst_bytes + 4095) & ~UINT64_C(4095));
 	assert_true(slice->src != NULL && slice->dst != NULL);
 	for (uint64_t i = 0; i < slice->pair.src_bytes; i++)
 		slice->src[i] = (unsigned char)(i * 2654435761u >> 13);
