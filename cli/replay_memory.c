@@ -245,9 +245,12 @@ static void check_piece(struct replay_job *job, struct replay_memory *memory, co
 		if (in.begin > 0 || in.end < tpb)
 			check_rest(memory, job->group, piece->ids[i], in, &stray);
 		add_fault(job, memory, REPLAY_FAULT_STRAY, piece->request, &stray);
-		if (i >= piece->list->reused)
-			memory->owners[job->group][piece->ids[i]] =
-				(struct replay_owner){piece->request, (uint32_t)block_of(piece, i)};
+		struct replay_owner owner = {piece->request, (uint32_t)block_of(piece, i)};
+		if (found.bad_rows > 0 || stray.bad_rows > 0)
+			owner.request = REPLAY_OWNER_UNKNOWN; /* told once */
+		else if (i < piece->list->reused)
+			continue;
+		memory->owners[job->group][piece->ids[i]] = owner;
 	}
 }
 
