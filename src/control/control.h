@@ -59,6 +59,9 @@ struct kvfi_control_ops {
 	enum kvfi_control_kind (*recv)(struct kvfi_control *control, struct kvfi_received *received_out);
 	/* Readable (edge-triggered for zmq: call recv until it gives KVFI_CONTROL_NONE after every send and every wake-up). -1: never. */
 	int (*fd)(struct kvfi_control *control);
+	/* The calling thread is the owner from now on: an agent without a progress thread may be polled by another thread than before, after a
+	 * hand-over that orders memory. */
+	void (*adopt)(struct kvfi_control *control);
 };
 
 struct kvfi_control_base {

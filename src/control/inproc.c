@@ -417,6 +417,11 @@ static int inproc_fd(struct kvfi_control *node)
 	return -1;
 }
 
+static void inproc_adopt(struct kvfi_control *node)
+{
+	(void)node; /* has no thread of its own to remember */
+}
+
 const struct kvfi_control_ops kvfi_control_inproc = {
 	.name = "inproc",
 	.open = inproc_open,
@@ -427,4 +432,5 @@ const struct kvfi_control_ops kvfi_control_inproc = {
 	.send = inproc_send,
 	.recv = inproc_recv,
 	.fd = inproc_fd,
+	.adopt = inproc_adopt,
 };

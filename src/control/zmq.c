@@ -1,7 +1,7 @@
 /* zmq.c - the control channel over ZeroMQ: a ROUTER that listens, a DEALER per connect().
  *
- * One thread opens, uses and closes a channel and all its sockets; every call asserts it. The context has one I/O thread,
- * and nothing lingers: close drops what is queued and returns.
+ * One thread opens, uses and closes a channel and all its sockets; every call asserts it (adopt hands over). The context
+ * has one I/O thread, and nothing lingers: close drops what is queued and returns.
  *
  * Ways. A connected way is a DEALER; its routing id holds incarnation, way and a serial number, so a reused way is another
  * peer to the ROUTER. An accepted way is a routing id that sent us a message we could read.
@@ -570,6 +570,12 @@ static int zmq_channel_fd(struct kvfi_control *control)
 	return control->epoll_fd;
 }
 
+/* ZeroMQ lets a socket change threads with a full memory barrier in between, which the hand-over is. */
+static void zmq_channel_adopt(struct kvfi_control *control)
+{
+	control->owner = pthread_self();
+}
+
 const struct kvfi_control_ops kvfi_control_zmq = {
 	.name = "zmq",
 	.open = zmq_channel_open,
@@ -580,4 +586,5 @@ const struct kvfi_control_ops kvfi_control_zmq = {
 	.send = zmq_channel_send,
 	.recv = zmq_channel_recv,
 	.fd = zmq_channel_fd,
+	.adopt = zmq_channel_adopt,
 };

@@ -451,6 +451,39 @@ static void sides_close_while_the_other_still_sends(void **state)
 	side_close(&side);
 }
 
+static void *talk_elsewhere(void *argument)
+{
+	struct side *side = argument;
+	uint32_t back;
+
+	side->ops->adopt(side->control);
+	back = side_expect_ping(side, 1);
+	assert_true(side_ping(side, back, 2));
+	return NULL;
+}
+
+static void another_thread_may_go_on_after_a_hand_over(void **state)
+{
+	const struct channel *channel = channel_of(state);
+	char endpoint[128];
+	struct side prefill, decode;
+	pthread_t thread;
+	uint32_t way;
+
+	side_open(&prefill, channel, fresh_endpoint(channel, endpoint));
+	side_open(&decode, channel, NULL);
+	way = side_connect(&decode, prefill.ops->endpoint(prefill.control));
+	assert_true(side_ping(&decode, way, 1));
+	assert_int_equal(pthread_create(&thread, NULL, talk_elsewhere, &prefill), 0);
+	assert_int_equal(side_expect_ping(&decode, 2), way);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	prefill.ops->adopt(prefill.control);
+	assert_true(side_ping(&decode, way, 3));
+	(void)side_expect_ping(&prefill, 3);
+	side_close(&decode);
+	side_close(&prefill);
+}
+
 static const struct channel channels[] = {
 	{&kvfi_control_inproc, "inproc"},
 #ifdef KVFI_WITH_ZMQ
@@ -486,6 +519,7 @@ int main(void)
 		OVER_ALL(a_sleeper_is_woken),
 		OVER_ALL(what_was_left_behind_wakes_again),
 		OVER_ALL(sides_close_while_the_other_still_sends),
+		OVER_ALL(another_thread_may_go_on_after_a_hand_over),
 	};
 
 	return cmocka_run_group_tests(tests, make_test_folder, remove_test_folder);
