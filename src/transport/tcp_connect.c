@@ -105,15 +105,16 @@ static enum kvf_status bind_to(int fd, const struct kvfi_tcp_address *address, c
 
 static enum kvf_status read_port(int fd, struct kvfi_tcp_address *address)
 {
-	struct sockaddr_storage storage = {0};
-	socklen_t length = sizeof(storage);
-	in_port_t port;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} name = {0};
+	socklen_t length = sizeof(name);
 
-	if (getsockname(fd, (struct sockaddr *)&storage, &length) != 0)
+	if (getsockname(fd, &name.any, &length) != 0)
 		return kvfi_fail_errno(KVF_EIO, errno, "data_listen: getsockname");
-	port = address->family == 4 ? ((struct sockaddr_in *)(void *)&storage)->sin_port
-	                            : ((struct sockaddr_in6 *)(void *)&storage)->sin6_port;
-	address->port = ntohs(port);
+	address->port = ntohs(address->family == 4 ? name.v4.sin_port : name.v6.sin6_port);
 	return KVF_OK;
 }
 
