@@ -60,6 +60,7 @@ static const struct args_spec spec = {
 	.n_options = sizeof options / sizeof options[0],
 };
 
+#define MAX_PAIRS       (1u << 17) /* more than that nobody reads, and the plans would fill the memory */
 #define MAX_POOL_BLOCKS (UINT64_C(1) << 30)
 
 uint32_t plan_dp_index(const struct kvf_instance *instance, uint32_t rank)
@@ -167,12 +168,10 @@ static enum kvf_status make_side(const struct plan_job *job, struct plan_side *s
 static enum kvf_status find_pairs(struct plan_job *job)
 {
 	const struct kvf_instance *prefill = job->prefill.instance, *decode = job->decode.instance;
-	enum kvf_status status = kvf_pairs(prefill, decode, job->src_dp, job->dst_dp, NULL, 0, &job->n_pairs);
+	enum kvf_status status = KVF_ENOMEM;
 	struct kvf_pair *pairs;
 	uint32_t n;
 
-	if (status != KVF_OK)
-		return status;
 	pairs = calloc(job->n_pairs + 1, sizeof *pairs);
 	job->pairs = calloc(job->n_pairs + 1, sizeof *job->pairs);
 	job->expected = calloc(job->decode.ranks.n, sizeof *job->expected);
@@ -187,43 +186,21 @@ static enum kvf_status find_pairs(struct plan_job *job)
 	return status;
 }
 
-/* kvf_plan_new said no: which field, and both values. */
-static void set_refusal(struct plan_job *job, const struct kvf_layout *src, const struct kvf_layout *dst)
-{
-	struct kvf_refusal *refusal = &job->refusal;
-	uint32_t prefill_block = job->prefill.ranks.tokens_per_block,
-		 decode_block = job->decode.ranks.tokens_per_block;
-	char sentence[sizeof refusal->prefill];
-
-	(void)snprintf(sentence, sizeof sentence, "%.*s", (int)sizeof sentence - 1, kvf_error());
-	job->is_refused = true;
-	if (kvf_layout_compatible(src, dst, refusal) != KVF_OK)
-		return;
-	if (job->decode.ranks.parallel.cp > 1 && prefill_block != decode_block) {
-		(void)snprintf(refusal->field, sizeof refusal->field, "tokens_per_block");
-		(void)snprintf(refusal->prefill, sizeof refusal->prefill, "%u", prefill_block);
-		(void)snprintf(refusal->decode, sizeof refusal->decode, "%u (cp=%u needs equal ones)",
-			decode_block, job->decode.ranks.parallel.cp);
-		return;
-	}
-	(void)snprintf(refusal->field, sizeof refusal->field, "plan");
-	memcpy(refusal->prefill, sentence, sizeof sentence);
-	(void)snprintf(refusal->decode, sizeof refusal->decode, "-");
-}
-
 static enum kvf_status plan_one(struct plan_job *job, struct plan_pair *one)
 {
-	const struct kvf_layout *src = job->prefill.layouts[one->pair.src],
-				*dst = job->decode.layouts[one->pair.dst];
-	enum kvf_status status = kvf_plan_new(job->prefill.instance, src, job->decode.instance, dst,
-		(enum kvf_replica)job->args.replica, &one->plan);
+	const struct kvf_layout *src = job->prefill.layouts[one->pair.src];
+	const struct kvf_layout *dst = job->decode.layouts[one->pair.dst];
+	enum kvf_status status;
 
-	if (status == KVF_INCOMPATIBLE)
-		set_refusal(job, src, dst);
-	if (status != KVF_OK)
-		return status;
-	status = kvf_plan_totals(one->plan, job->args.tokens, &one->totals);
-	job->total_bytes += one->totals.bytes;
+	status = kvf_pair_compatible(job->prefill.instance, src, job->decode.instance, dst, &job->refusal);
+	job->is_refused = status == KVF_INCOMPATIBLE;
+	if (status == KVF_OK)
+		status = kvf_plan_new(job->prefill.instance, src, job->decode.instance, dst,
+			(enum kvf_replica)job->args.replica, &one->plan);
+	if (status == KVF_OK)
+		status = kvf_plan_totals(one->plan, job->args.tokens, &one->totals);
+	if (status == KVF_OK)
+		job->total_bytes += one->totals.bytes;
 	return status;
 }
 
@@ -235,8 +212,8 @@ static void drop_pairs(struct plan_job *job)
 	job->total_bytes = 0;
 }
 
-/* KVF_OK also when the plan is refused: job->is_refused says so. */
-static enum kvf_status plan_compute(struct plan_job *job)
+/* False with why set, or the plan is there, or it is refused and job->is_refused says so. */
+static bool plan_compute(struct plan_job *job, struct reason *why)
 {
 	enum kvf_status status = make_side(job, &job->prefill, 1);
 	struct term_progress progress;
@@ -244,20 +221,25 @@ static enum kvf_status plan_compute(struct plan_job *job)
 	if (status == KVF_OK)
 		status = make_side(job, &job->decode, 2);
 	if (status == KVF_OK)
+		status = kvf_pairs(job->prefill.instance, job->decode.instance, job->src_dp, job->dst_dp,
+			NULL, 0, &job->n_pairs);
+	if (status == KVF_OK && job->n_pairs > MAX_PAIRS)
+		return reason_set(why,
+			"%u pairs are too many to list, at most %u; name the DP index of both sides: "
+		        "--request-dp S:D",
+			job->n_pairs, MAX_PAIRS);
+	if (status == KVF_OK)
 		status = find_pairs(job);
-	if (status != KVF_OK)
-		return status;
 	term_progress_start(&progress, "planning", "pairs", job->n_pairs);
 	for (uint32_t i = 0; i < job->n_pairs && status == KVF_OK; i++) {
 		status = plan_one(job, &job->pairs[i]);
 		term_progress_update(&progress, i + 1);
 	}
 	term_progress_end(&progress);
-	if (job->is_refused) {
+	if (job->is_refused)
 		drop_pairs(job);
-		return KVF_OK;
-	}
-	return status;
+	return status == KVF_OK || job->is_refused ||
+	       reason_set(why, "%s", *kvf_error() ? kvf_error() : kvf_status_text(status));
 }
 
 static void fini_side(struct plan_side *side)
@@ -297,8 +279,9 @@ static int print(const struct plan_job *job)
 	if (job->args.json)
 		plan_print_json(job);
 	else if (job->is_refused)
-		term_error("refused: %s: prefill has %s, decode has %s", job->refusal.field,
-			job->refusal.prefill, job->refusal.decode);
+		term_error("refused: %s: prefill has %s, decode has %s%s", job->refusal.field,
+			job->refusal.prefill, job->refusal.decode,
+			job->args.explain ? "" : " (--explain says more)");
 	else
 		plan_print_table(job);
 	if (job->args.explain && !job->args.json)
@@ -310,7 +293,6 @@ int command_plan(int argc, char **argv)
 {
 	struct plan_job *job = calloc(1, sizeof *job);
 	enum args_result result;
-	enum kvf_status status;
 	struct reason why;
 	int code;
 
@@ -328,12 +310,11 @@ int command_plan(int argc, char **argv)
 		code = args_usage_error(&spec, "%s", why.text);
 		goto out;
 	}
-	status = plan_compute(job);
-	if (status == KVF_OK) {
+	if (plan_compute(job, &why)) {
 		code = print(job);
 		goto out;
 	}
-	term_error("plan: %s", *kvf_error() ? kvf_error() : kvf_status_text(status));
+	term_error("plan: %s", why.text);
 	code = EXIT_WORK_FAILED;
 out:
 	plan_free(job);

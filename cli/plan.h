@@ -51,6 +51,8 @@ void plan_print_table(const struct plan_job *job);
 /* One sentence per (source, destination) and, first, the comparison of the two sides. print gets each line. */
 void plan_explain(const struct plan_job *job, void (*print)(void *user, const char *line), void *user);
 
+/* "heads 0-1 of layers 0-31; ..." over the groups that the pair moves. */
+void plan_describe_pair(const struct plan_job *job, const struct plan_pair *one, char *buffer, size_t size);
 /* "0-3,7" of ascending ids; cut with "..." when it does not fit. */
 void plan_format_ids(const uint32_t *ids, uint32_t n, char *buffer, size_t size);
 

@@ -142,80 +142,111 @@ static bool boxes_meet(
 	return false;
 }
 
-static void explain_unpaired(const struct explainer *explainer, uint32_t src, uint32_t dst)
+/* How the reason why src and dst are not paired reads behind "P1 -> D0"; false: nothing is to be said, the request is elsewhere. */
+static bool reason_unpaired(const struct plan_job *job, uint32_t src, uint32_t dst, char *buffer, size_t size)
 {
-	const struct kvf_instance *prefill = explainer->job->prefill.instance,
-				  *decode = explainer->job->decode.instance;
+	const struct kvf_instance *prefill = job->prefill.instance, *decode = job->decode.instance;
 	uint32_t width_src = prefill->tp / prefill->dp, width_dst = decode->tp / decode->dp;
+	uint32_t r = prefill->ranks[src].tp % width_src, q = decode->ranks[dst].tp % width_dst;
 
-	if (plan_dp_index(prefill, src) != explainer->job->src_dp)
-		return;
-	if (explainer->job->dst_dp != KVF_DP_UNKNOWN && plan_dp_index(decode, dst) != explainer->job->dst_dp)
-		return;
+	if (plan_dp_index(prefill, src) != job->src_dp ||
+		(job->dst_dp != KVF_DP_UNKNOWN && plan_dp_index(decode, dst) != job->dst_dp))
+		return false;
 	if (common_layers(prefill, src, decode, dst) == 0)
-		say(explainer,
-			"P%u -> D%u: not paired: stage %u of prefill and stage %u of decode share no layer.",
-			src, dst, prefill->ranks[src].pp, decode->ranks[dst].pp);
+		(void)snprintf(buffer, size,
+			"not paired: stage %u of prefill and stage %u of decode share no layer.",
+			prefill->ranks[src].pp, decode->ranks[dst].pp);
 	else
-		say(explainer,
-			"P%u -> D%u: not paired: shares [%u/%u, %u/%u) and [%u/%u, %u/%u) of the heads do "
-			"not meet.",
-			src, dst, prefill->ranks[src].tp % width_src, width_src,
-			prefill->ranks[src].tp % width_src + 1, width_src, decode->ranks[dst].tp % width_dst,
-			width_dst, decode->ranks[dst].tp % width_dst + 1, width_dst);
+		(void)snprintf(buffer, size,
+			"not paired: [%u/%u, %u/%u) and [%u/%u, %u/%u) of the heads do not meet.", r,
+			width_src, r + 1, width_src, q, width_dst, q + 1, width_dst);
+	return true;
 }
 
-/* Another source that sends to dst cells which src holds too; NULL if there is none. */
-static const struct plan_pair *find_owner(const struct plan_job *job, const struct plan_pair *one)
+/* The lowest other source that sends to dst cells which src holds too; NULL if there is none. holders_out: paired sources with those cells. */
+static const struct plan_pair *find_owner(
+	const struct plan_job *job, const struct plan_pair *one, uint32_t *holders_out)
 {
+	const struct kvf_instance *prefill = job->prefill.instance;
+	const struct plan_pair *owner = NULL;
+
+	*holders_out = 0;
 	for (uint32_t i = 0; i < job->n_pairs; i++) {
 		const struct plan_pair *other = &job->pairs[i];
 
-		if (other->pair.dst == one->pair.dst && other->pair.src != one->pair.src && other->pair.kv &&
-			boxes_meet(
-				job->prefill.instance, one->pair.src, job->prefill.instance, other->pair.src))
-			return other;
+		if (other->pair.dst != one->pair.dst ||
+			!boxes_meet(prefill, one->pair.src, prefill, other->pair.src) ||
+			!boxes_meet(prefill, other->pair.src, job->decode.instance, one->pair.dst))
+			continue;
+		(*holders_out)++;
+		if (!owner && other->pair.src != one->pair.src && other->pair.kv)
+			owner = other;
 	}
-	return NULL;
+	return owner;
 }
 
-static void explain_kv(const struct explainer *explainer, const struct plan_pair *one)
+/* How the reason for a pair reads behind "P1 -> D0". */
+static void reason_paired(const struct plan_job *job, const struct plan_pair *one, char *buffer, size_t size)
+{
+	uint32_t holders, dp_index = plan_dp_index(job->decode.instance, one->pair.dst);
+	const struct plan_pair *owner = find_owner(job, one, &holders);
+	bool stripe = job->args.replica == KVF_REPLICA_STRIPE;
+	char what[160];
+
+	plan_describe_pair(job, one, what, sizeof what);
+	if (one->pair.kv && holders > 1 && stripe)
+		(void)snprintf(
+			buffer, size, "sends %s: its share of the layers among %u holders.", what, holders);
+	else if (one->pair.kv && holders > 1)
+		(void)snprintf(buffer, size, "sends %s: elected among %u holders (D%u has DP index %u).",
+			what, holders, one->pair.dst, dp_index);
+	else if (one->pair.kv)
+		(void)snprintf(buffer, size, "sends %s: both hold them, no other source does.", what);
+	else if (owner && !stripe)
+		(void)snprintf(buffer, size,
+			"owes nothing, but answers: P%u sends what it holds too (D%u has DP index %u, %u "
+			"holders).",
+			owner->pair.src, one->pair.dst, dp_index, holders);
+	else if (owner)
+		(void)snprintf(buffer, size,
+			"owes nothing, but answers: there are more holders (%u) than layers to share.",
+			holders);
+	else
+		(void)snprintf(buffer, size,
+			"owes nothing, but answers: they are neighbours in the group, yet it holds none of "
+			"D%u's cells.",
+			one->pair.dst);
+}
+
+/* All sources of one destination; neighbours with the same reason share a line. */
+static void explain_destination(const struct explainer *explainer, uint32_t dst)
 {
 	const struct plan_job *job = explainer->job;
-	const struct kvf_instance *prefill = job->prefill.instance, *decode = job->decode.instance;
-	const struct plan_pair *owner = find_owner(job, one);
-	uint32_t src = one->pair.src, dst = one->pair.dst;
+	char reason[384], last[384] = "";
+	uint32_t first = 0, n = 0;
 
-	for (uint32_t group = 0; one->pair.kv && group < prefill->n_groups; group++) {
-		const struct kvf_rank_group *a = &prefill->ranks[src].groups[group],
-					    *b = &decode->ranks[dst].groups[group];
-		const uint32_t *layers;
-		uint32_t n = kvf_plan_layers(one->plan, group, &layers);
-		char ids[64];
+	for (uint32_t src = 0; src <= job->prefill.ranks.n; src++) {
+		bool is_end = src == job->prefill.ranks.n;
+		const struct plan_pair *one = is_end ? NULL : plan_find_pair(job, src, dst);
+		bool is_said = !is_end && (!job->has_focus || src == job->focus_src);
 
-		plan_format_ids(layers, n, ids, sizeof ids);
-		if (n)
-			say(explainer,
-				"P%u -> D%u: sends %s layers %s: P%u holds %s %u-%u, D%u %u-%u (part 0)%s.",
-				src, dst, kind_name(job->model.groups[group].kind), ids, src,
-				job->model.groups[group].kind == KVF_STATE ? "units" : "heads",
-				a->head_start[0], a->head_start[0] + a->head_count[0] - 1, dst,
-				b->head_start[0], b->head_start[0] + b->head_count[0] - 1,
-				owner ? "; others hold the same and leave it to this one, or share the layers"
-				      : "");
+		reason[0] = '\0';
+		if (is_said && one)
+			reason_paired(job, one, reason, sizeof reason);
+		else if (is_said && !reason_unpaired(job, src, dst, reason, sizeof reason))
+			reason[0] = '\0';
+		if (n && strcmp(reason, last) == 0) {
+			n++;
+			continue;
+		}
+		if (*last && n == 1)
+			say(explainer, "P%u -> D%u: %s", first, dst, last);
+		else if (*last)
+			say(explainer, "P%u-P%u -> D%u: %s", first, first + n - 1, dst, last);
+		memcpy(last, reason, sizeof last);
+		first = src;
+		n = 1;
 	}
-	if (one->pair.kv)
-		return;
-	if (owner)
-		say(explainer,
-			"P%u -> D%u: owes nothing: P%u holds the same cells and was elected for it "
-			"(candidate number DP index %u mod candidates). It answers all the same.",
-			src, dst, owner->pair.src, plan_dp_index(decode, dst));
-	else
-		say(explainer,
-			"P%u -> D%u: owes nothing: it holds none of D%u's cells, but their shares of the "
-			"group meet. It answers all the same.",
-			src, dst, dst);
 }
 
 static void explain_aux(const struct explainer *explainer, uint32_t dst)
@@ -249,16 +280,7 @@ void plan_explain(const struct plan_job *job, void (*print)(void *user, const ch
 	for (uint32_t dst = 0; dst < job->decode.ranks.n; dst++) {
 		if (job->has_focus && dst != job->focus_dst)
 			continue;
-		for (uint32_t src = 0; src < job->prefill.ranks.n; src++) {
-			const struct plan_pair *one = plan_find_pair(job, src, dst);
-
-			if (job->has_focus && src != job->focus_src)
-				continue;
-			if (one)
-				explain_kv(&explainer, one);
-			else
-				explain_unpaired(&explainer, src, dst);
-		}
+		explain_destination(&explainer, dst);
 		explain_aux(&explainer, dst);
 	}
 }

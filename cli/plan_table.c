@@ -49,8 +49,7 @@ static const char *group_words(enum kvf_group_kind kind)
 	return "";
 }
 
-/* "heads 0-1 of layers 0-31; window ..." over the groups that the pair moves. */
-static void describe_pair(const struct plan_job *job, const struct plan_pair *one, char *buffer, size_t size)
+void plan_describe_pair(const struct plan_job *job, const struct plan_pair *one, char *buffer, size_t size)
 {
 	const struct kvf_nest *nests;
 	uint32_t n = kvf_plan_nests(one->plan, &nests);
@@ -86,7 +85,7 @@ static void print_pairs(const struct plan_job *job)
 {
 	static const char *const columns[] = {"from", "to", ">bytes", ">runs", ">run size", "aux", "what"};
 	struct table *table = table_new(columns, sizeof columns / sizeof columns[0]);
-	char text[32], what[160];
+	char text[32], least[32], what[160];
 
 	for (uint32_t i = 0; i < job->n_pairs; i++) {
 		const struct plan_pair *one = &job->pairs[i];
@@ -98,14 +97,14 @@ static void print_pairs(const struct plan_job *job)
 		table_cell(table, "D%u", one->pair.dst);
 		table_cell(table, "%s", one->pair.kv ? units_format_bytes(totals->bytes, text) : "-");
 		table_cell(table, "%s", one->pair.kv ? units_format_count(totals->runs, text) : "-");
+		units_format_bytes(totals->run_bytes_min, least);
+		units_format_bytes(totals->run_bytes_max, text);
 		if (totals->run_bytes_min == totals->run_bytes_max)
-			table_cell(table, "%s",
-				one->pair.kv ? units_format_bytes(totals->run_bytes_max, text) : "-");
+			table_cell(table, "%s", one->pair.kv ? text : "-");
 		else
-			table_cell(
-				table, "%" PRIu64 "..%" PRIu64, totals->run_bytes_min, totals->run_bytes_max);
+			table_cell(table, "%s .. %s", least, text);
 		table_cell(table, "%s", one->pair.aux ? "yes" : "-");
-		describe_pair(job, one, what, sizeof what);
+		plan_describe_pair(job, one, what, sizeof what);
 		table_cell(table, "%s", what);
 	}
 	table_print(table, stdout);

@@ -190,7 +190,7 @@ def test_refused_plans_print_json_and_fail():
     assert list(document) == ["model", "tokens", "bytes_per_token", "total_bytes", "pairs", "expected_results", "refused"]
     assert list(document["refused"]) == ["field", "prefill", "decode"]
     assert "tokens_per_block" in document["refused"]["field"]
-    assert "16" in document["refused"]["prefill"] and "32" in document["refused"]["decode"]
+    assert (document["refused"]["prefill"], document["refused"]["decode"]) == ("16", "32")
     assert document["pairs"] == [] and document["total_bytes"] == 0
     result = run(*arguments, "--explain")
     assert result.code == FAILED and "tokens_per_block" in result.err
@@ -224,7 +224,8 @@ def test_pairs_and_runs_are_checked():
 def test_people_get_a_table_a_picture_and_reasons():
     out = good("plan", "--model", TWO_HEADS, "--tokens", "8192", "--prefill", "tp=4", "--decode", "tp=2", "--explain").out
     for words in ("P0", "D1", "answers that it owes nothing", "head 1 of layers 0-1", "results", "## sends KV",
-                  "P1 -> D0: owes nothing: P0 holds the same cells and was elected", "P0 -> D1: not paired",
+                  "P1 -> D0: owes nothing, but answers: P0 sends what it holds too (D0 has DP index 0, 2 holders)",
+                  "P0 -> D0: sends head 0 of layers 0-1: elected among 2 holders", "P0 -> D1: not paired",
                   "D0: aux from P0", "8,192 tokens"):
         assert words in out, (words, out)
     out = good("plan", "--model", SMALL, "--tokens", "32", "--prefill", "tp=4", "--decode", "tp=2", "--pair", "1:0", "--runs").out
