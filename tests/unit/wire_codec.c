@@ -364,6 +364,65 @@ static void a_message_of_ours_that_is_wrong_is_refused_when_encoded(void **state
 	random_message_free(random);
 }
 
+/* One field of a frame as docs/wire.md places it. */
+static void assert_at(const struct bytes *bytes, size_t offset, unsigned width, uint64_t value)
+{
+	const uint64_t found = kvfi_load_le(bytes->at + offset, width);
+
+	if (found != value)
+		fail_msg("offset %zu: 0x%llx, not 0x%llx", offset, (unsigned long long)found,
+			(unsigned long long)value);
+}
+
+static void fields_lie_where_the_documentation_says(void **state)
+{
+	struct random_message *random = random_message_new(13, KVFI_MSG_RESULT);
+	const struct kvfi_msg_header *header = &random->msg.header;
+	struct kvfi_msg_result *result = &random->msg.u.result;
+	struct bytes bytes;
+
+	(void)state;
+	result->n_ranges = 1;
+	result->ranges[0] =
+		(struct kvfi_range){.group = 2, .token_first = 16, .token_end = UINT64_C(1) << 32};
+	result->aux_bytes = 3;
+	result->aux = (const unsigned char *)"aux";
+	(void)snprintf(result->reason, sizeof(result->reason), "why");
+	bytes = encode(&random->msg);
+	assert_int_equal(bytes.len, 134 + 20 + 3 + 3);
+	assert_memory_equal(bytes.at, "KVF1", 4);
+	assert_at(&bytes, 4, 2, 1);
+	assert_at(&bytes, 6, 2, 8);
+	assert_at(&bytes, 8, 4, bytes.len);
+	assert_at(&bytes, 12, 4, header->attempt);
+	assert_at(&bytes, 16, 8, header->from);
+	assert_at(&bytes, 24, 8, header->to);
+	assert_at(&bytes, 32, 8, header->link);
+	assert_at(&bytes, 40, 8, header->instance_id);
+	assert_at(&bytes, 48, 8, header->request_id);
+	assert_at(&bytes, 56, 8, header->epoch);
+	assert_at(&bytes, 64, 4, result->kind);
+	assert_at(&bytes, 68, 4, result->slice);
+	assert_at(&bytes, 72, 4, result->rx_slice);
+	assert_at(&bytes, 76, 4, result->last);
+	assert_at(&bytes, 80, 4, (uint32_t)result->status);
+	assert_at(&bytes, 84, 4, 1);
+	assert_at(&bytes, 88, 8, result->bytes);
+	assert_at(&bytes, 96, 8, result->runs);
+	assert_at(&bytes, 104, 8, result->sum);
+	assert_at(&bytes, 112, 8, result->dropped_tokens);
+	assert_at(&bytes, 120, 4, result->layer_start);
+	assert_at(&bytes, 124, 4, result->layer_end);
+	assert_at(&bytes, 128, 4, 3);
+	assert_at(&bytes, 132, 4, 2);
+	assert_at(&bytes, 136, 8, 16);
+	assert_at(&bytes, 144, 8, UINT64_C(1) << 32);
+	assert_at(&bytes, 152, 2, 3);
+	assert_memory_equal(bytes.at + 154, "whyaux", 6);
+	free(bytes.at);
+	random_message_free(random);
+}
+
 static void results_stay_compact(void **state)
 {
 	struct kvfi_msg msg = {.header = {.type = KVFI_MSG_RESULT}};
@@ -419,6 +478,7 @@ int main(void)
 		cmocka_unit_test(fixed_fields_out_of_range_are_named),
 		cmocka_unit_test(texts_of_fixed_frames_are_bounded_and_without_nul),
 		cmocka_unit_test(a_message_of_ours_that_is_wrong_is_refused_when_encoded),
+		cmocka_unit_test(fields_lie_where_the_documentation_says),
 		cmocka_unit_test(results_stay_compact),
 		cmocka_unit_test(cold_messages_need_msgpack),
 	};

@@ -69,6 +69,35 @@ static void ticket_survives_the_round_trip(void **state)
 	assert_memory_equal(&info, &before.info, sizeof(info));
 }
 
+/* Bytes made by another program after docs/wire.md: a change of the format does not go unnoticed. */
+static void the_bytes_are_those_of_the_documentation(void **state)
+{
+	static const char hex[] =
+		"4b564654010001005700000007000000887766554433221100ffeeddccbbaa99e803000000000000"
+		"f5e4d3c2b1a0e918030000000000000015007463703a2f2f3132372e302e302e313a343030303120"
+		"3c377890c30896";
+	unsigned char bytes[KVF_TICKET_MAX_BYTES], expected[sizeof(hex) / 2];
+	struct kvfi_ticket ticket = {.info = {.instance_id = UINT64_C(0x1122334455667788),
+					     .request_id = UINT64_C(0x99aabbccddeeff00),
+					     .attempt = 7,
+					     .dp_index = 3,
+					     .prompt_len = 1000,
+					     .expires_unix_ns = UINT64_C(0x18e9a0b1c2d3e4f5)},
+		.n_endpoints = 1,
+		.endpoints = {"tcp://127.0.0.1:40001"}};
+	size_t len;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(expected); i++) {
+		const char digits[3] = {hex[2 * i], hex[2 * i + 1], '\0'};
+
+		expected[i] = (unsigned char)strtoul(digits, NULL, 16);
+	}
+	assert_int_equal(kvfi_ticket_encode(&ticket, bytes, sizeof(bytes), &len), KVF_OK);
+	assert_int_equal(len, sizeof(expected));
+	assert_memory_equal(bytes, expected, len);
+}
+
 static void ticket_with_an_unknown_dp_index_and_no_endpoint(void **state)
 {
 	unsigned char bytes[KVF_TICKET_MAX_BYTES];
@@ -192,6 +221,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ticket_survives_the_round_trip),
+		cmocka_unit_test(the_bytes_are_those_of_the_documentation),
 		cmocka_unit_test(ticket_with_an_unknown_dp_index_and_no_endpoint),
 		cmocka_unit_test(every_flipped_bit_is_refused),
 		cmocka_unit_test(every_truncation_is_refused_and_so_is_an_extra_byte),
