@@ -1,12 +1,14 @@
 /* main.c - runs the suite for one transport: conformance NAME. */
 #include "tests.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include "transport/shm.h"
+#include "transport/tcp_frame.h"
 
 static int dial_shm(const void *address, size_t len_bytes)
 {
@@ -16,9 +18,28 @@ static int dial_shm(const void *address, size_t len_bytes)
 	return kvfi_shm_dial(address, &fd) == KVF_OK ? fd : -1;
 }
 
+static int dial_tcp(const void *address, size_t len_bytes)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET};
+	struct kvfi_tcp_address parsed;
+	int fd;
+
+	if (kvfi_tcp_get_address(address, len_bytes, &parsed) != KVF_OK || parsed.family != 4)
+		return -1;
+	to.sin_port = htons(parsed.port);
+	memcpy(&to.sin_addr, parsed.ip, sizeof(to.sin_addr));
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0) {
+		(void)close(fd);
+		return -1;
+	}
+	return fd;
+}
+
 static const struct subject subjects[] = {
 	{&kvfi_transport_loop, NULL},
 	{&kvfi_transport_shm, dial_shm},
+	{&kvfi_transport_tcp, dial_tcp},
 };
 
 static const struct CMUnitTest tests[] = {
