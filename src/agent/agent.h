@@ -1,0 +1,305 @@
+/* agent.h - inside of an agent. Private to src/agent.
+ *
+ * Two halves. The *front* is the user's thread: it checks calls, owns session slots, copies of block lists and registered memory, and takes
+ * events. The *owner* is the thread that owns all the rest: the core, the control channel, the transports, the peers. It is the agent's
+ * progress thread, or, without one, the user's thread inside kvf_poll and kvf_wait. Front and owner meet in the inbox (in) and the event
+ * ring (out) alone; the fields below say whose they are.
+ */
+#ifndef KVFI_AGENT_AGENT_H
+#define KVFI_AGENT_AGENT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include "base/inbox.h"
+#include "control/control.h"
+#include "memory/region.h"
+#include "session/core.h"
+#include "transport/transport.h"
+#include "agent/workers.h"
+
+#define KVFI_MAX_AGENT_TRANSPORTS 3u
+#define KVFI_ENDPOINT_BYTES       256u
+#define KVFI_PEER_EVENTS          4u /* PEER events that may wait, times max_peers */
+
+/* ---- front ---- */
+
+/* A copy of what the user gave, kept until the session is closed. */
+struct kept {
+	struct kept *next;
+	uint64_t n_ids;
+};
+
+struct front_slice {
+	struct kept kept;
+	struct kvfi_tx_slice slice;
+	int32_t ids[];
+};
+
+enum front_kind {
+	FRONT_FREE = 0,
+	FRONT_TX = 1,
+	FRONT_RX = 2
+};
+
+struct front_session {
+	enum front_kind kind;
+	uint32_t generation;
+	uint32_t next; /* free chain, or hash chain of live requests */
+	uint64_t instance_id, request_id, prompt_len;
+	uint32_t attempt;
+	struct kept *kept;
+	uint64_t kept_ids;
+	uint32_t kept_slices;
+	_Atomic int state; /* enum kvf_session_state; the owner writes it */
+	bool outcome_polled, released_polled;
+	enum kvf_status outcome;
+	struct kvf_session_stats stats;
+	char error[256];
+	uint64_t good_end[KVF_MAX_GROUPS];
+	/* tx: what the slices so far tile */
+	bool any_slice, last_given, aux_given;
+	uint64_t tile_start, tile_end, first_tile_end;
+	uint32_t tile_layer_end;
+	uint32_t n_slices;
+	/* rx */
+	struct kvfi_in_rx_open rx;
+};
+
+struct event_item {
+	struct kvf_event event;
+	uint32_t slot; /* of the session, or the peer */
+	struct kvf_session_stats stats;
+	char error[256];
+	uint64_t good_end[KVF_MAX_GROUPS];
+};
+
+/* One writer (owner), one reader (front). Its size covers every event that can wait, see open.c. */
+struct event_ring {
+	struct event_item *items;
+	uint32_t max;
+	_Atomic uint32_t head, tail; /* taken, put; modulo 2^32 */
+	int event_fd;
+	_Atomic bool signalled;
+};
+
+/* ---- between ---- */
+
+struct call;
+
+enum item_kind {
+	ITEM_INPUT = 1, /* straight to the core */
+	ITEM_CALL = 2,  /* the front waits for it */
+	ITEM_DONE = 3,  /* a transport's word */
+	ITEM_SUMMED = 4
+};
+
+struct item_input {
+	enum kvfi_input_kind kind;
+	uint32_t session;
+	union {
+		struct kvfi_in_tx_open tx_open;
+		struct kvfi_in_aux aux;
+		struct kvfi_tx_slice *slice;
+		const struct kvfi_in_rx_open *rx_open;
+	} u;
+};
+
+struct item_done {
+	enum kvfi_done_kind kind;
+	enum kvf_status status;
+	uint32_t transport, peer, slice;
+	uint64_t id, bytes, runs, sum, first_ns, last_ns, ranges_hash;
+	char reason[128];
+};
+
+struct item {
+	enum item_kind kind;
+	union {
+		struct item_input input;
+		struct call *call;
+		struct item_done done;
+		struct {
+			uint32_t link;
+			uint64_t sum;
+		} summed;
+	} u;
+};
+
+/* A function that the owner runs while the front waits. */
+struct call {
+	enum kvf_status (*run)(kvf_agent *agent, void *arguments);
+	void *arguments;
+	enum kvf_status status;
+	char error[512];
+	bool done;
+};
+
+/* ---- owner ---- */
+
+enum peer_state {
+	PEER_FREE = 0,
+	PEER_CALLING = 1,    /* decode: HELLO repeats until HELLO_OK */
+	PEER_CONNECTING = 2, /* the data path is being made */
+	PEER_UP = 3,
+	PEER_REFUSED = 4, /* decode: asks again every second; remembered per incarnation */
+	PEER_DOWN = 5     /* over; the slot is free again when the core names it no more */
+};
+
+struct agent_peer {
+	enum peer_state state;
+	uint32_t generation;
+	enum kvf_status status;
+	char reason[256];
+	char endpoint[KVFI_ENDPOINT_BYTES];
+	uint32_t way;
+	uint64_t incarnation, link;
+	uint64_t wanted_instance; /* of the ticket or the map that named the endpoint; 0: not known */
+	uint32_t wanted_rank;     /* likewise; KVFI_NONE: not known */
+	uint64_t next_ns, backoff_ns, deadline_ns;
+	struct kvfi_msg_hello hello; /* the peer's; instance and layout are ours */
+	struct kvf_layout *mapped;   /* prefill: the peer's layout with addresses of this process */
+	kvf_plan *plans[2];
+	uint64_t digests[2];
+	struct kvf_pair *pairs;
+	struct kvfi_pair_list *by_dp;
+	uint32_t n_dps;
+	uint32_t transport; /* chosen, or tried */
+	uint32_t tried;     /* bits */
+	bool in_core;       /* the core was told UP and not DOWN */
+	bool recall;        /* decode: to be called again, in another slot, at next_ns */
+};
+
+struct watch {
+	uint32_t link, peer;
+};
+
+struct agent_transport {
+	kvf_agent *agent;
+	uint32_t index;
+	const struct kvfi_transport_ops *ops;
+	struct kvfi_transport *self;
+};
+
+struct sum_job;
+
+struct kvf_agent {
+	/* fixed after open */
+	struct kvf_options options;
+	char *strings; /* what options points into */
+	uint64_t incarnation;
+	char listening[KVFI_ENDPOINT_BYTES]; /* the real control endpoint; "" */
+	bool threaded;
+	pthread_t thread;
+	pthread_t owner; /* who may touch the owner's half */
+	struct kvfi_workers *workers;
+	struct kvfi_inbox inbox;
+	uint32_t keep; /* places of the inbox that only bounded producers may use */
+	struct event_ring events;
+	_Atomic bool stop;
+	_Atomic uint32_t unreleased;
+	_Atomic uint32_t peer_events; /* in the ring */
+
+	/* calls */
+	pthread_mutex_t call_lock;
+	pthread_cond_t call_done;
+
+	/* front */
+	struct kvfi_regions regions;
+	struct kvf_instance *instance;
+	struct kvf_layout *layout, *wire_layout;
+	uint32_t rank;
+	bool declared;
+	struct front_session *sessions;
+	uint32_t *live_heads;
+	uint32_t live_mask, free_session;
+	uint64_t ids_used;
+	uint32_t slices_used;
+
+	/* owner */
+	struct kvfi_core *core;
+	struct kvfi_control *control;
+	struct agent_transport transports[KVFI_MAX_AGENT_TRANSPORTS];
+	uint32_t n_transports;
+	struct agent_peer *peers;
+	struct watch *watches;
+	uint32_t n_watches;
+	struct sum_job *sums;
+	unsigned char *frame;
+	int epoll_fd, timer_fd;
+	bool sent; /* a control message went out in this turn */
+	uint64_t next_tick_ns;
+	uint64_t calls_failed; /* ranks of a map that could not be called */
+	enum kvf_status open_status;
+	char open_error[512];
+	bool opened;
+};
+
+/* options.c */
+KVF_MUST_CHECK enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *options);
+void kvfi_options_drop(kvf_agent *agent);
+bool kvfi_options_wants(const kvf_agent *agent, const char *transport, uint32_t *place_out);
+
+/* turn.c: the owner */
+KVF_MUST_CHECK enum kvf_status kvfi_owner_open(kvf_agent *agent);
+void kvfi_owner_close(kvf_agent *agent);
+void kvfi_owner_turn(kvf_agent *agent);
+/* Sleeps until there is something to do, or until_ns. */
+void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns);
+void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input);
+void kvfi_owner_item(kvf_agent *agent, const struct item *item);
+uint32_t kvfi_max_deliveries(const kvf_agent *agent);
+void kvfi_transport_notify(void *self, const struct kvfi_done *done);
+void kvfi_control_wake(void *self);
+/* Any thread: run on the owner and wait for it. */
+KVF_MUST_CHECK enum kvf_status kvfi_owner_call(
+	kvf_agent *agent, enum kvf_status (*run)(kvf_agent *agent, void *arguments), void *arguments);
+/* Front: hand an input over; false: no room. */
+bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input);
+
+/* sink.c */
+void kvfi_sink_fill(kvf_agent *agent, struct kvfi_sink *sink_out);
+void kvfi_peer_send(kvf_agent *agent, uint32_t peer, struct kvfi_msg *msg);
+void kvfi_event_put(kvf_agent *agent, const struct event_item *item);
+void kvfi_watches_look(kvf_agent *agent);
+
+/* hello.c: HELLO and its answers */
+void kvfi_hello_send(kvf_agent *agent, uint32_t peer);
+void kvfi_hello_message(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg);
+
+/* peers.c: slots, timers, up and down */
+struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out);
+void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
+void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
+void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
+void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns);
+uint64_t kvfi_peers_next_ns(const kvf_agent *agent);
+KVF_MUST_CHECK enum kvf_status kvfi_peer_call(
+	kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank);
+void kvfi_peers_fini(kvf_agent *agent);
+uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, uint64_t link);
+
+/* path.c: the data path of a peer, and its plans */
+void kvfi_path_start(kvf_agent *agent, uint32_t slot);  /* decode: try the next transport */
+void kvfi_path_expect(kvf_agent *agent, uint32_t slot); /* prefill */
+void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot);
+void kvfi_path_broken(
+	kvf_agent *agent, uint32_t transport, uint32_t slot, enum kvf_status status, const char *reason);
+KVF_MUST_CHECK enum kvf_status kvfi_path_pairs(kvf_agent *agent, struct agent_peer *peer);
+void kvfi_path_free(struct agent_peer *peer);
+KVF_MUST_CHECK enum kvf_status kvfi_path_judge(
+	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal_out);
+
+/* sum.c */
+KVF_MUST_CHECK enum kvf_status kvfi_sums_init(kvf_agent *agent);
+void kvfi_sum_start(kvf_agent *agent, uint32_t link, const struct kvfi_bound *bound);
+
+/* memory.c */
+uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks);
+
+/* sessions.c */
+KVF_MUST_CHECK enum kvf_status kvfi_front_find(
+	kvf_agent *agent, kvf_session session, struct front_session **front_out);
+kvf_session kvfi_front_handle(const kvf_agent *agent, uint32_t slot);
+void kvfi_front_drop_all(kvf_agent *agent);
+
+#endif

@@ -1,0 +1,253 @@
+/* hello.c - who is there: HELLO, HELLO_OK, REFUSE, BYE.
+ *
+ * Decode says HELLO with its instance map, layout and features, and repeats it until it is answered; prefill judges and answers HELLO_OK with its own,
+ * or REFUSE with the field and both values. Both sides judge by the same functions. A HELLO of a new incarnation, or of a new link of the same one,
+ * ends what was there of that rank.
+ */
+#include "agent/agent.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/status.h"
+
+#define HELLO_FIRST_NS (UINT64_C(50) * KVFI_NS_PER_MS)
+#define HELLO_MAX_NS   (UINT64_C(1) * KVFI_NS_PER_S)
+
+static void fill_hello(kvf_agent *agent, struct kvfi_msg *msg, enum kvfi_msg_type type)
+{
+	struct kvfi_msg_hello *hello = &msg->u.hello;
+
+	memset(msg, 0, sizeof(*msg));
+	msg->header.type = type;
+	msg->header.instance_id = agent->instance->id;
+	hello->version = KVFI_WIRE_VERSION;
+	(void)snprintf(hello->name, sizeof(hello->name), "%s", agent->options.name);
+	hello->instance = agent->instance;
+	hello->layout = agent->wire_layout;
+	for (uint32_t i = 0; i < agent->n_transports; i++) {
+		struct kvfi_transport_address *address = &hello->transports[hello->n_transports++];
+
+		(void)snprintf(address->name, sizeof(address->name), "%s", agent->transports[i].ops->name);
+		address->len_bytes = (uint32_t)agent->transports[i].ops->address(
+			agent->transports[i].self, address->bytes);
+	}
+}
+
+void kvfi_hello_send(kvf_agent *agent, uint32_t slot)
+{
+	struct agent_peer *peer = &agent->peers[slot];
+	struct kvfi_msg msg;
+
+	fill_hello(agent, &msg, KVFI_MSG_HELLO);
+	kvfi_peer_send(agent, slot, &msg);
+	peer->backoff_ns = peer->backoff_ns == 0 ? HELLO_FIRST_NS : peer->backoff_ns * 2;
+	if (peer->backoff_ns > HELLO_MAX_NS)
+		peer->backoff_ns = HELLO_MAX_NS;
+	peer->next_ns = kvfi_clock_ns() + peer->backoff_ns;
+}
+
+static void take_hello(struct agent_peer *peer, struct kvfi_msg *msg)
+{
+	kvf_instance_free(peer->hello.instance);
+	kvf_layout_free(peer->hello.layout);
+	peer->hello = msg->u.hello;
+	peer->incarnation = msg->header.from;
+	msg->u.hello.instance = NULL;
+	msg->u.hello.layout = NULL;
+}
+
+/* Cut where the reason of a message is too short for it. */
+static void refusal_sentence(const struct kvf_refusal *refusal, char *text, size_t len_bytes)
+{
+	char whole[320];
+
+	if (refusal->field[0] == '\0')
+		(void)snprintf(whole, sizeof(whole), "%.319s", kvf_error());
+	else
+		(void)snprintf(whole, sizeof(whole), "%s: prefill has %s, decode has %s", refusal->field,
+			refusal->prefill, refusal->decode);
+	(void)snprintf(text, len_bytes, "%.*s", (int)len_bytes - 1, whole);
+}
+
+/* ---- prefill ---- */
+
+static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, enum kvf_status status,
+	const struct kvf_refusal *refusal)
+{
+	const struct kvfi_control_ops *ops = ((struct kvfi_control_base *)(void *)agent->control)->ops;
+	struct kvfi_msg msg;
+
+	memset(&msg, 0, sizeof(msg));
+	msg.header.type = KVFI_MSG_REFUSE;
+	msg.header.from = agent->incarnation;
+	msg.header.to = to->header.from;
+	msg.header.link = to->header.link;
+	msg.header.instance_id = agent->instance->id;
+	msg.u.refuse.status = status;
+	msg.u.refuse.refusal = *refusal;
+	refusal_sentence(refusal, msg.u.refuse.reason, sizeof(msg.u.refuse.reason));
+	(void)ops->send(agent->control, way, &msg);
+	agent->sent = true;
+}
+
+static void send_hello_ok(kvf_agent *agent, uint32_t slot)
+{
+	struct kvfi_msg msg;
+
+	fill_hello(agent, &msg, KVFI_MSG_HELLO_OK);
+	kvfi_peer_send(agent, slot, &msg);
+}
+
+/* The same rank in another incarnation, or over another link: what was there is over. */
+static void end_former(kvf_agent *agent, const struct kvfi_msg *msg)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		const struct agent_peer *peer = &agent->peers[i];
+
+		if (peer->state != PEER_UP && peer->state != PEER_CONNECTING)
+			continue;
+		if (peer->hello.instance->id == msg->u.hello.instance->id &&
+			peer->hello.layout->rank == msg->u.hello.layout->rank)
+			kvfi_peer_lost(agent, i, KVF_PEER_LOST,
+				peer->incarnation == msg->header.from ? "it has connected anew"
+								      : "it has restarted");
+	}
+}
+
+static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
+{
+	uint32_t slot = kvfi_peer_by_incarnation(agent, msg->header.from, msg->header.link);
+	struct kvf_refusal refusal = {{0}, {0}, {0}};
+	struct agent_peer *peer;
+	enum kvf_status status;
+
+	if (!agent->declared || agent->instance->role != KVF_PREFILL)
+		return;
+	if (slot != KVFI_NONE) {
+		if (agent->peers[slot].state == PEER_UP || agent->peers[slot].state == PEER_CONNECTING)
+			send_hello_ok(agent, slot);
+		return;
+	}
+	end_former(agent, msg);
+	status = kvfi_path_judge(agent, &msg->u.hello, &refusal);
+	peer = status == KVF_OK ? kvfi_peer_new(agent, PEER_CONNECTING, &slot) : NULL;
+	if (peer == NULL) {
+		send_refuse(agent, way, msg, status == KVF_OK ? KVF_REFUSED : status, &refusal);
+		return;
+	}
+	peer->way = way;
+	peer->link = msg->header.link;
+	take_hello(peer, msg);
+	status = kvfi_path_pairs(agent, peer);
+	if (status != KVF_OK) {
+		kvfi_peer_lost(agent, slot, status, kvf_error());
+		return;
+	}
+	if (agent->options.connect_timeout_ns > 0)
+		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	kvfi_path_expect(agent, slot);
+	send_hello_ok(agent, slot);
+}
+
+/* ---- decode ---- */
+
+static struct agent_peer *find_called(
+	kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg, uint32_t *slot_out)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		struct agent_peer *peer = &agent->peers[i];
+
+		if ((peer->state == PEER_CALLING || peer->state == PEER_REFUSED) && peer->way == way &&
+			peer->link == msg->header.link && msg->header.to == agent->incarnation) {
+			*slot_out = i;
+			return peer;
+		}
+	}
+	return NULL;
+}
+
+static void call_other(kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank)
+{
+	if (kvfi_peer_call(agent, endpoint, instance_id, rank) != KVF_OK)
+		agent->calls_failed++; /* requests that need this rank fail by their connect deadline, which names it */
+}
+
+/* The map says where the other ranks are that this one is paired with. */
+static void call_others(kvf_agent *agent, const struct agent_peer *peer)
+{
+	const struct kvf_instance *instance = peer->hello.instance;
+
+	for (uint32_t dp = 0; dp < peer->n_dps; dp++) {
+		for (uint32_t i = 0; i < peer->by_dp[dp].n; i++) {
+			uint32_t rank = peer->by_dp[dp].pairs[i].src;
+			const char *endpoint = instance->ranks[rank].endpoint;
+
+			if (rank != peer->hello.layout->rank && endpoint != NULL && endpoint[0] != '\0')
+				call_other(agent, endpoint, instance->id, rank);
+		}
+	}
+}
+
+static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
+{
+	uint32_t slot;
+	struct agent_peer *peer = find_called(agent, way, msg, &slot);
+	struct kvf_refusal refusal = {{0}, {0}, {0}};
+	enum kvf_status status;
+	char reason[320];
+
+	if (peer == NULL)
+		return; /* a repeated one */
+	status = kvfi_path_judge(agent, &msg->u.hello, &refusal);
+	take_hello(peer, msg);
+	if (status == KVF_OK)
+		status = kvfi_path_pairs(agent, peer);
+	if (status != KVF_OK) {
+		refusal_sentence(&refusal, reason, sizeof(reason));
+		kvfi_peer_refused(agent, slot, status, reason);
+		return;
+	}
+	peer->state = PEER_CONNECTING;
+	peer->reason[0] = '\0';
+	if (agent->options.connect_timeout_ns > 0)
+		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	call_others(agent, peer);
+	kvfi_path_start(agent, slot);
+}
+
+static void on_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
+{
+	uint32_t slot;
+	struct agent_peer *peer = find_called(agent, way, msg, &slot);
+
+	if (peer == NULL)
+		return;
+	if (peer->wanted_instance == 0)
+		peer->wanted_instance = msg->header.instance_id;
+	kvfi_peer_refused(agent, slot, msg->u.refuse.status, msg->u.refuse.reason);
+}
+
+static void on_bye(kvf_agent *agent, const struct kvfi_msg *msg)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++)
+		if (agent->peers[i].state == PEER_UP && agent->peers[i].incarnation == msg->header.from)
+			kvfi_peer_lost(agent, i, KVF_PEER_LOST, "it has closed");
+}
+
+void kvfi_hello_message(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
+{
+	switch (msg->header.type) {
+	case KVFI_MSG_HELLO:
+		on_hello(agent, way, msg);
+		return;
+	case KVFI_MSG_HELLO_OK:
+		on_hello_ok(agent, way, msg);
+		return;
+	case KVFI_MSG_REFUSE:
+		on_refuse(agent, way, msg);
+		return;
+	default:
+		on_bye(agent, msg);
+	}
+}

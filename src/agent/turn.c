@@ -1,0 +1,480 @@
+/* turn.c - the owner's half of an agent: inbox -> control -> transports -> leases -> time -> actions.
+ *
+ * Everything here runs on the owner thread, but for the few functions that say "any thread", which only push into the inbox. A turn drains
+ * all completions before it ticks, so that no deadline is judged over a completion that has already come. The owner sleeps in one epoll
+ * descriptor; nothing spins.
+ */
+#include "agent/agent.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "wire/codec.h"
+
+#define LEASE_LOOK_NS   (UINT64_C(1) * KVFI_NS_PER_MS) /* how often revoked leases are read again */
+#define MESSAGES_A_TURN 256
+
+void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input)
+{
+	kvfi_core_step(agent->core, input, kvfi_clock_ns());
+}
+
+/* ---- into the inbox: any thread ---- */
+
+static bool on_owner(const kvf_agent *agent)
+{
+	return pthread_equal(pthread_self(), agent->owner) != 0;
+}
+
+static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t len_bytes)
+{
+	struct agent_peer *peer = &agent->peers[slot];
+	struct kvfi_msg msg;
+	struct kvfi_input input = {.kind = KVFI_IN_MESSAGE, .peer = slot, .u.msg = &msg};
+
+	KVFI_ASSERT(on_owner(agent));
+	if (peer->state != PEER_UP)
+		return;
+	if (kvfi_msg_decode(frame, len_bytes, &msg) != KVF_OK) {
+		kvfi_peer_lost(agent, slot, KVF_PROTOCOL, kvf_error());
+		return;
+	}
+	if (msg.header.from == peer->incarnation && msg.header.to == agent->incarnation &&
+		msg.header.link == peer->link && kvfi_msg_is_hot(msg.header.type))
+		kvfi_owner_step(agent, &input);
+	kvfi_msg_fini(&msg);
+}
+
+void kvfi_transport_notify(void *self, const struct kvfi_done *done)
+{
+	struct agent_transport *transport = self;
+	kvf_agent *agent = transport->agent;
+	struct item item = {.kind = ITEM_DONE};
+	struct item_done *to = &item.u.done;
+
+	if (done->kind == KVFI_DONE_FRAME) {
+		hot_frame(agent, done->peer, done->frame, done->frame_bytes);
+		return;
+	}
+	to->kind = done->kind;
+	to->status = done->status;
+	to->transport = transport->index;
+	to->peer = done->peer;
+	to->id = done->id;
+	to->slice = done->slice;
+	to->bytes = done->bytes;
+	to->runs = done->runs;
+	to->sum = done->sum;
+	to->first_ns = done->first_ns;
+	to->last_ns = done->last_ns;
+	memcpy(to->reason, done->reason, sizeof(to->reason));
+	if (done->kind == KVFI_DONE_RX)
+		to->ranges_hash =
+			kvfi_ranges_hash(done->layer_start, done->layer_end, done->ranges, done->n_ranges);
+	/* Posts are bounded by the delivery table, UP and BROKEN by the peers: `keep` holds their room. Slices that begin under a grant are
+	 * the sender's to choose, so a stream's thread waits for room. */
+	if (done->kind == KVFI_DONE_RX && !on_owner(agent))
+		(void)kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep);
+	else
+		KVFI_ASSERT(kvfi_inbox_push(&agent->inbox, &item, 0) || atomic_load(&agent->stop));
+}
+
+void kvfi_control_wake(void *self)
+{
+	kvfi_inbox_wake(&((kvf_agent *)self)->inbox);
+}
+
+bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
+{
+	struct item item = {.kind = ITEM_INPUT, .u.input = *input};
+
+	if (!agent->threaded) {
+		kvfi_owner_item(agent, &item);
+		return true;
+	}
+	return kvfi_inbox_push(&agent->inbox, &item, agent->keep);
+}
+
+enum kvf_status kvfi_owner_call(
+	kvf_agent *agent, enum kvf_status (*run)(kvf_agent *agent, void *arguments), void *arguments)
+{
+	struct call call = {.run = run, .arguments = arguments};
+	struct item item = {.kind = ITEM_CALL, .u.call = &call};
+
+	if (!agent->threaded)
+		return run(agent, arguments);
+	if (!kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep))
+		return kvfi_fail(KVF_EINTERNAL, "the agent is closing");
+	(void)pthread_mutex_lock(&agent->call_lock);
+	while (!call.done)
+		(void)pthread_cond_wait(&agent->call_done, &agent->call_lock);
+	(void)pthread_mutex_unlock(&agent->call_lock);
+	return call.status == KVF_OK ? KVF_OK : kvfi_fail(call.status, "%s", call.error);
+}
+
+/* ---- out of the inbox: owner ---- */
+
+static void run_call(kvf_agent *agent, struct call *call)
+{
+	call->status = call->run(agent, call->arguments);
+	(void)snprintf(call->error, sizeof(call->error), "%s", kvf_error());
+	(void)pthread_mutex_lock(&agent->call_lock);
+	call->done = true;
+	(void)pthread_cond_broadcast(&agent->call_done);
+	(void)pthread_mutex_unlock(&agent->call_lock);
+}
+
+static void run_input(kvf_agent *agent, const struct item_input *from)
+{
+	struct kvfi_input input = {.kind = from->kind, .session = from->session};
+
+	switch (from->kind) {
+	case KVFI_IN_TX_OPEN:
+		input.u.tx_open = from->u.tx_open;
+		break;
+	case KVFI_IN_TX_SEND:
+		input.u.slice = from->u.slice;
+		break;
+	case KVFI_IN_TX_AUX:
+		input.u.aux = from->u.aux;
+		break;
+	case KVFI_IN_RX_OPEN:
+		input.u.rx_open = *from->u.rx_open;
+		break;
+	default:
+		break;
+	}
+	kvfi_owner_step(agent, &input);
+}
+
+static void run_done(kvf_agent *agent, const struct item_done *done)
+{
+	struct kvfi_input input = {.kind = done->kind == KVFI_DONE_TX ? KVFI_IN_TX_DONE : KVFI_IN_RX_DONE,
+		.u.done = {.id = (uint32_t)done->id,
+			.status = done->status,
+			.slice = done->slice,
+			.bytes = done->bytes,
+			.runs = done->runs,
+			.sum = done->sum,
+			.first_ns = done->first_ns,
+			.last_ns = done->last_ns,
+			.ranges_hash = done->ranges_hash,
+			.reason = done->reason}};
+
+	if (done->kind == KVFI_DONE_UP)
+		kvfi_path_up(agent, done->transport, done->peer);
+	else if (done->kind == KVFI_DONE_BROKEN)
+		kvfi_path_broken(agent, done->transport, done->peer, done->status, done->reason);
+	else
+		kvfi_owner_step(agent, &input);
+}
+
+void kvfi_owner_item(kvf_agent *agent, const struct item *item)
+{
+	switch (item->kind) {
+	case ITEM_INPUT:
+		run_input(agent, &item->u.input);
+		return;
+	case ITEM_CALL:
+		run_call(agent, item->u.call);
+		return;
+	case ITEM_DONE:
+		run_done(agent, &item->u.done);
+		return;
+	case ITEM_SUMMED: {
+		struct kvfi_input input = {.kind = KVFI_IN_SUMMED,
+			.u.summed = {.link = item->u.summed.link, .sum = item->u.summed.sum}};
+
+		kvfi_owner_step(agent, &input);
+		return;
+	}
+	}
+}
+
+static bool drain_inbox(kvf_agent *agent)
+{
+	struct item item;
+	bool any = false;
+
+	while (kvfi_inbox_pop(&agent->inbox, &item)) {
+		kvfi_owner_item(agent, &item);
+		any = true;
+	}
+	return any;
+}
+
+static void control_message(kvf_agent *agent, struct kvfi_received *received)
+{
+	const struct kvfi_msg_header *header = &received->msg.header;
+	struct kvfi_input input = {.kind = KVFI_IN_MESSAGE, .u.msg = &received->msg};
+
+	if (header->type <= KVFI_MSG_REFUSE || header->type == KVFI_MSG_BYE) {
+		kvfi_hello_message(agent, received->way, &received->msg);
+		return;
+	}
+	if (header->to != agent->incarnation)
+		return; /* meant for the one that was here before */
+	input.peer = kvfi_peer_by_incarnation(agent, header->from, header->link);
+	if (input.peer != KVFI_NONE && agent->peers[input.peer].state == PEER_UP)
+		kvfi_owner_step(agent, &input);
+}
+
+static bool drain_control(kvf_agent *agent)
+{
+	struct kvfi_received *received = (struct kvfi_received *)(void *)agent->frame;
+	const struct kvfi_control_ops *ops = ((struct kvfi_control_base *)(void *)agent->control)->ops;
+	int n = 0;
+
+	while (n < MESSAGES_A_TURN) {
+		enum kvfi_control_kind kind = ops->recv(agent->control, received);
+
+		if (kind == KVFI_CONTROL_NONE)
+			break;
+		n++;
+		if (kind != KVFI_CONTROL_MESSAGE)
+			continue;
+		control_message(agent, received);
+		kvfi_msg_fini(&received->msg);
+	}
+	return n > 0;
+}
+
+/* Without a progress thread the user sleeps in kvf_fd: it must wake for deadlines too. */
+static void arm_timer_fd(kvf_agent *agent)
+{
+	uint64_t at_ns = agent->next_tick_ns == 0 ? 1 : agent->next_tick_ns;
+	struct itimerspec when = {{0, 0}, {0, 0}};
+
+	if (at_ns != KVFI_NEVER) {
+		when.it_value.tv_sec = (time_t)(at_ns / KVFI_NS_PER_S);
+		when.it_value.tv_nsec = (long)(at_ns % KVFI_NS_PER_S);
+	}
+	(void)timerfd_settime(agent->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+void kvfi_owner_turn(kvf_agent *agent)
+{
+	struct kvfi_input tick = {.kind = KVFI_IN_TICK};
+	bool more = true;
+
+	kvfi_inbox_rearm(&agent->inbox);
+	for (int round = 0; more && round < 16; round++) {
+		agent->sent = false;
+		more = drain_inbox(agent);
+		more = drain_control(agent) || more;
+		for (uint32_t i = 0; i < agent->n_transports; i++)
+			agent->transports[i].ops->poll(agent->transports[i].self);
+		kvfi_watches_look(agent);
+		more = drain_inbox(agent) || more;
+		kvfi_peers_tick(agent, kvfi_clock_ns());
+		kvfi_owner_step(agent, &tick);
+		more = more || agent->sent;
+	}
+	agent->next_tick_ns = kvfi_core_next_ns(agent->core);
+	if (kvfi_peers_next_ns(agent) < agent->next_tick_ns)
+		agent->next_tick_ns = kvfi_peers_next_ns(agent);
+	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < agent->next_tick_ns)
+		agent->next_tick_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
+	if (more)
+		agent->next_tick_ns = 0; /* bounded turn: go on at once */
+	if (agent->timer_fd >= 0)
+		arm_timer_fd(agent);
+}
+
+void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns)
+{
+	uint64_t wake_ns = agent->next_tick_ns < until_ns ? agent->next_tick_ns : until_ns;
+	uint64_t now_ns = kvfi_clock_ns();
+	struct epoll_event events[8];
+	struct timespec left = {0, 0};
+
+	if (wake_ns > now_ns && wake_ns != KVFI_NEVER) {
+		left.tv_sec = (time_t)((wake_ns - now_ns) / KVFI_NS_PER_S);
+		left.tv_nsec = (long)((wake_ns - now_ns) % KVFI_NS_PER_S);
+	}
+	(void)epoll_pwait2(agent->epoll_fd, events, 8, wake_ns == KVFI_NEVER ? NULL : &left, NULL);
+}
+
+/* ---- opening and closing: owner ---- */
+
+static enum kvf_status watch_fd(kvf_agent *agent, int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	if (fd < 0)
+		return KVF_OK;
+	if (epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0)
+		return kvfi_fail_errno(KVF_EIO, errno, "epoll_ctl");
+	return KVF_OK;
+}
+
+static enum kvf_status open_control(kvf_agent *agent)
+{
+	const struct kvfi_control_ops *ops = &kvfi_control_inproc;
+	struct kvfi_control_env env = {.name = agent->options.name,
+		.listen = agent->options.listen,
+		.incarnation = agent->incarnation,
+		.max_ways = agent->options.max_peers * 2,
+		.wake = kvfi_control_wake,
+		.self = agent};
+	enum kvf_status status;
+
+#ifdef KVFI_WITH_ZMQ
+	if (strcmp(agent->options.control, "zmq") == 0)
+		ops = &kvfi_control_zmq;
+#endif
+	status = ops->open(&env, &agent->control);
+	if (status != KVF_OK)
+		return status;
+	if (agent->options.listen != NULL)
+		(void)snprintf(
+			agent->listening, sizeof(agent->listening), "%s", ops->endpoint(agent->control));
+	return watch_fd(agent, ops->fd(agent->control));
+}
+
+static void submit(void *self, struct kvfi_job *job)
+{
+	kvfi_workers_submit(((struct agent_transport *)self)->agent->workers, job);
+}
+
+uint32_t kvfi_max_deliveries(const kvf_agent *agent)
+{
+	uint32_t quarter = agent->options.max_links / 4;
+
+	return quarter < 16 ? 16 : quarter > 1024 ? 1024 : quarter;
+}
+
+static enum kvf_status open_transport(kvf_agent *agent, const struct kvfi_transport_ops *ops)
+{
+	struct agent_transport *transport = &agent->transports[agent->n_transports];
+	struct kvfi_transport_env env = {.self = transport,
+		.notify = kvfi_transport_notify,
+		.submit = submit,
+		.workers = agent->options.workers,
+		.regions = &agent->regions,
+		.incarnation = agent->incarnation,
+		.max_peers = agent->options.max_peers,
+		.max_grants = agent->options.max_links,
+		.max_posts = kvfi_max_deliveries(agent),
+		.name = agent->options.name,
+		.data_listen = agent->options.data_listen,
+		.runtime_dir = agent->options.runtime_dir,
+		.listens = agent->options.listen != NULL};
+	enum kvf_status status;
+
+	transport->agent = agent;
+	transport->index = agent->n_transports;
+	transport->ops = ops;
+	status = ops->open(&env, &transport->self);
+	if (status != KVF_OK)
+		return status;
+	agent->n_transports++;
+	return watch_fd(agent, ops->fd(transport->self));
+}
+
+static enum kvf_status open_transports(kvf_agent *agent)
+{
+	const struct kvfi_transport_ops *all[] = {
+		&kvfi_transport_shm, &kvfi_transport_tcp, &kvfi_transport_loop};
+
+	for (uint32_t place = 0; place < 3; place++) {
+		for (uint32_t i = 0; i < 3; i++) {
+			uint32_t wanted;
+			enum kvf_status status;
+
+			if (!kvfi_options_wants(agent, all[i]->name, &wanted) || wanted != place)
+				continue;
+			status = open_transport(agent, all[i]);
+			if (status != KVF_OK)
+				return kvfi_fail_prefix(status, "transport %s", all[i]->name);
+		}
+	}
+	return KVF_OK;
+}
+
+static enum kvf_status open_core(kvf_agent *agent)
+{
+	struct kvfi_core_config config = {.max_peers = agent->options.max_peers,
+		.max_sessions = agent->options.max_sessions,
+		.max_links = agent->options.max_links,
+		.max_deliveries = kvfi_max_deliveries(agent),
+		.max_block_ids = agent->options.max_block_ids,
+		.verify = agent->options.verify,
+		.connect_timeout_ns = agent->options.connect_timeout_ns,
+		.transfer_timeout_ns = agent->options.transfer_timeout_ns};
+	struct kvfi_sink sink;
+
+	kvfi_sink_fill(agent, &sink);
+	return kvfi_core_open(&config, &sink, &agent->core);
+}
+
+static enum kvf_status open_tables(kvf_agent *agent)
+{
+	agent->peers = calloc(agent->options.max_peers, sizeof(struct agent_peer));
+	agent->watches = calloc(agent->options.max_links, sizeof(struct watch));
+	agent->frame = malloc(sizeof(struct kvfi_received) + KVFI_HOT_FRAME_MAX);
+	if (agent->peers == NULL || agent->watches == NULL || agent->frame == NULL)
+		return kvfi_fail(KVF_ENOMEM, "no memory for the tables of the agent");
+	return kvfi_sums_init(agent);
+}
+
+static enum kvf_status open_timer_fd(kvf_agent *agent)
+{
+	enum kvf_status status;
+
+	agent->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (agent->timer_fd < 0)
+		return kvfi_fail_errno(KVF_EIO, errno, "timerfd_create");
+	status = watch_fd(agent, agent->timer_fd);
+	return status == KVF_OK ? watch_fd(agent, agent->events.event_fd) : status;
+}
+
+enum kvf_status kvfi_owner_open(kvf_agent *agent)
+{
+	enum kvf_status status;
+
+	agent->owner = pthread_self();
+	agent->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (agent->epoll_fd < 0)
+		return kvfi_fail_errno(KVF_EIO, errno, "epoll_create1");
+	status = watch_fd(agent, agent->inbox.event_fd);
+	if (status == KVF_OK && !agent->threaded)
+		status = open_timer_fd(agent);
+	if (status == KVF_OK)
+		status = open_tables(agent);
+	if (status == KVF_OK)
+		status = open_core(agent);
+	if (status == KVF_OK)
+		status = open_control(agent);
+	if (status == KVF_OK)
+		status = open_transports(agent);
+	agent->next_tick_ns = KVFI_NEVER;
+	return status;
+}
+
+void kvfi_owner_close(kvf_agent *agent)
+{
+	kvfi_inbox_shut(&agent->inbox);
+	for (uint32_t i = 0; i < agent->n_transports; i++)
+		agent->transports[i].ops->close(agent->transports[i].self);
+	if (agent->control != NULL)
+		((struct kvfi_control_base *)(void *)agent->control)->ops->close(agent->control);
+	kvfi_workers_close(agent->workers);
+	kvfi_peers_fini(agent);
+	kvfi_core_close(agent->core);
+	free(agent->sums);
+	free(agent->frame);
+	free(agent->watches);
+	free(agent->peers);
+	if (agent->timer_fd >= 0)
+		(void)close(agent->timer_fd);
+	if (agent->epoll_fd >= 0)
+		(void)close(agent->epoll_fd);
+}

@@ -1,0 +1,318 @@
+/* request.c - what decode ranks ask of a prefill rank: REQUEST, GO, CANCEL.
+ *
+ * A REQUEST either finds its tx, or is parked for the time its receiver is willing to wait, or is refused. A refusal needs no memory: it is
+ * one failed RESULT (slice 0, last), sent again whenever the REQUEST is repeated, and the receiver stops asking when it has it. An invitation
+ * (DP index unknown) is a REQUEST without authority: the tx claims it, and GO turns it into one with authority.
+ */
+#include "session/state.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/assert.h"
+#include "base/clock.h"
+
+static struct link *find_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
+{
+	struct link *link = link_first(core, header->request_id, header->attempt);
+
+	while (link != NULL && (link->peer != peer || link->peer_gone))
+		link = link_next(core, link);
+	return link;
+}
+
+static void answer(
+	struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header, struct kvfi_msg *msg)
+{
+	enum kvfi_msg_type type = msg->header.type;
+
+	msg->header = *header;
+	msg->header.type = type;
+	core->sink.send(core->sink.self, peer, msg);
+}
+
+static void request_ok(
+	struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header, bool known)
+{
+	struct kvfi_msg msg = {.header.type = KVFI_MSG_REQUEST_OK, .u.request_ok.known = known};
+
+	answer(core, peer, header, &msg);
+}
+
+static void refuse(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header,
+	enum kvf_status status, const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+static void refuse(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header,
+	enum kvf_status status, const char *format, ...)
+{
+	struct kvfi_msg msg = {.header.type = KVFI_MSG_RESULT,
+		.u.result = {.kind = KVFI_RESULT_KV, .last = 1, .status = status}};
+	va_list args;
+
+	va_start(args, format);
+	(void)vsnprintf(msg.u.result.reason, sizeof(msg.u.result.reason), format, args);
+	va_end(args);
+	core->counters.unknown_requests++;
+	answer(core, peer, header, &msg);
+}
+
+/* True: the REQUEST is over before it begins, and that was said. */
+static bool refused_by_time(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header)
+{
+	const struct peer *peer = &core->peers[slot];
+	const struct remembered *record = memory_find(&core->ended_ask, peer->life, header->epoch);
+
+	if (record == NULL && header->epoch > peer->floor)
+		return false;
+	core->counters.stale_epochs++;
+	refuse(core, slot, header, record != NULL ? record->status : KVF_STALE_EPOCH,
+		"epoch %llu of this request is over", (unsigned long long)header->epoch);
+	return true;
+}
+
+/* True: it does not fit this rank, and that was said. */
+static bool refused_by_content(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg *msg)
+{
+	const struct kvfi_msg_request *request = &msg->u.request;
+	const struct peer *peer = &core->peers[slot];
+
+	if (request->dp_index != KVF_DP_UNKNOWN && request->dp_index != core->own_dp) {
+		refuse(core, slot, &msg->header, KVF_OUT_OF_RANGE,
+			"dp_index: this prefill rank is %u, the request names %u", core->own_dp,
+			request->dp_index);
+		return true;
+	}
+	if (request->dp_rank >= peer->info.n_dps || request->replica > KVF_REPLICA_STRIPE) {
+		refuse(core, slot, &msg->header, KVF_OUT_OF_RANGE, "dp_rank %u or replica %u is out of range",
+			request->dp_rank, (unsigned)request->replica);
+		return true;
+	}
+	if (request->digest != peer->info.digests[request->replica]) {
+		refuse(core, slot, &msg->header, KVF_DIGEST_MISMATCH,
+			"digest: prefill has %016llx, decode has %016llx",
+			(unsigned long long)peer->info.digests[request->replica],
+			(unsigned long long)request->digest);
+		return true;
+	}
+	for (uint32_t i = 0; i < peer->info.by_dp[request->dp_rank].n; i++)
+		if (peer->info.by_dp[request->dp_rank].pairs[i].dst == peer->rank)
+			return false;
+	refuse(core, slot, &msg->header, KVF_OUT_OF_RANGE,
+		"decode rank %u is not paired with this prefill rank", peer->rank);
+	return true;
+}
+
+/* True: its tx has ended, and that was said. */
+static bool refused_by_end(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header)
+{
+	const struct session *session = tx_find(core, header->request_id, header->attempt);
+	const struct remembered *record = memory_find(&core->ended_tx, header->request_id, header->attempt);
+	enum kvf_status status = KVF_OK;
+
+	if (session != NULL && session->outcome_told)
+		status = session->outcome != KVF_OK ? session->outcome : KVF_TX_ENDED;
+	else if (session == NULL && record != NULL && record->expires_ns > core->now_ns)
+		status = record->status;
+	if (status == KVF_OK)
+		return false;
+	refuse(core, slot, header, status, "the sending session has ended: %s", kvf_status_text(status));
+	return true;
+}
+
+static enum kvf_status take_lists(
+	struct kvfi_core *core, struct link *link, const struct kvfi_msg_request *request)
+{
+	uint64_t total = 0;
+	int32_t *at;
+
+	for (uint32_t i = 0; i < request->n_groups; i++)
+		total += request->groups[i].n_ids;
+	if (total > core->config.max_block_ids || ids_take(core, (uint32_t)total, &link->ids_start) != KVF_OK)
+		return KVF_EFULL;
+	link->ids_n = (uint32_t)total;
+	at = core->arena.ids + link->ids_start;
+	for (uint32_t i = 0; i < request->n_groups; i++) {
+		const struct kvfi_request_group *group = &request->groups[i];
+
+		link->dst[group->group] = (struct kvfi_ids){at, group->n_ids};
+		for (uint32_t r = 0; r < group->n_runs; r++)
+			for (uint32_t k = 0; k < group->runs[r].count; k++)
+				*at++ = group->runs[r].start < 0 ? -1 : group->runs[r].start + (int32_t)k;
+	}
+	return KVF_OK;
+}
+
+static struct link *new_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
+{
+	const struct kvfi_msg_request *request = &msg->u.request;
+	struct link *link = link_new(core, LINK_TX);
+
+	if (link == NULL)
+		return NULL;
+	link->rank = core->peers[peer].rank;
+	link->instance_id = msg->header.instance_id;
+	link->request_id = msg->header.request_id;
+	link->attempt = msg->header.attempt;
+	link->epoch = msg->header.epoch;
+	link->authority = request->dp_index != KVF_DP_UNKNOWN;
+	link->prompt_len = request->prompt_len;
+	link->dp_rank = request->dp_rank;
+	link->replica = request->replica;
+	link->lease_slot = request->lease_slot;
+	link->lease_generation = request->lease_generation;
+	link->sum = request->verify == KVF_VERIFY_SUM;
+	link->aux = request->aux_slot != KVF_NO_AUX ? AUX_OWED : AUX_NONE;
+	link->aux_room = request->aux_slot != KVF_NO_AUX ? request->aux_bytes : 0;
+	if (take_lists(core, link, request) != KVF_OK) {
+		link_free(core, link);
+		return NULL;
+	}
+	link_attach_peer(core, link, peer);
+	return link;
+}
+
+static void park(struct kvfi_core *core, struct link *link, uint64_t time_left_ns)
+{
+	core->counters.parked++;
+	if (time_left_ns > 0 && time_left_ns < KVFI_NEVER - core->now_ns)
+		wake_at(core, &link->wake, core->now_ns + time_left_ns);
+}
+
+void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
+{
+	const struct kvfi_msg_header *header = &msg->header;
+	struct link *link = find_request(core, peer, header);
+	struct session *session;
+
+	if (!core->peers[peer].up)
+		return; /* its data path is not there yet; it will ask again */
+	if (link != NULL && link->epoch >= header->epoch) {
+		if (link->epoch == header->epoch)
+			request_ok(core, peer, header, link->session != KVFI_NONE);
+		else
+			core->counters.stale_epochs++;
+		return;
+	}
+	if (link != NULL) { /* the receiver has begun anew: its old epoch is over */
+		struct kvfi_msg cancel = {
+			.header = *header, .u.cancel = {.status = KVF_STALE_EPOCH, .reason = "asked again"}};
+
+		cancel.header.epoch = link->epoch;
+		on_cancel(core, peer, &cancel);
+	}
+	if (refused_by_time(core, peer, header) || refused_by_content(core, peer, msg) ||
+		refused_by_end(core, peer, header))
+		return;
+	link = new_request(core, peer, msg);
+	if (link == NULL) {
+		core->counters.parked_full++;
+		refuse(core, peer, header, KVF_BUSY, "no room for the request");
+		return;
+	}
+	session = tx_find(core, header->request_id, header->attempt);
+	request_ok(core, peer, header, session != NULL);
+	if (session != NULL)
+		tx_adopt(core, session, link);
+	else
+		park(core, link, msg->u.request.time_left_ns);
+}
+
+/* ---- claims ---- */
+
+void send_claim(struct kvfi_core *core, struct link *link)
+{
+	struct kvfi_msg msg = {.u.claim = {.dp_index = core->own_dp}};
+
+	link->claiming = true;
+	msg_init(&msg, KVFI_MSG_CLAIM, link);
+	send_msg(core, link, &msg);
+	wake_again(core, &link->wake, &link->backoff_ns);
+}
+
+void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
+{
+	struct link *link = find_request(core, peer, &msg->header);
+
+	if (link == NULL || link->epoch != msg->header.epoch || msg->u.go.dp_index != core->own_dp) {
+		core->counters.stale_epochs++;
+		return;
+	}
+	if (link->authority)
+		return;
+	link->authority = true;
+	link->lease_slot = msg->u.go.lease_slot;
+	link->lease_generation = msg->u.go.lease_generation;
+	if (link->claiming) {
+		link->claiming = false;
+		wake_never(core, &link->wake);
+	}
+	if (link->session != KVFI_NONE && link->failing == KVF_OK)
+		tx_want_post(core, link);
+}
+
+/* ---- cancel ---- */
+
+static void send_quiet(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
+{
+	struct kvfi_msg msg = {.header.type = KVFI_MSG_QUIET};
+
+	answer(core, peer, header, &msg);
+}
+
+void link_cancelled(struct kvfi_core *core, struct link *link)
+{
+	struct kvfi_msg msg = {0};
+
+	KVFI_ASSERT(link->posted == 0);
+	msg_init(&msg, KVFI_MSG_QUIET, link);
+	send_msg(core, link, &msg);
+	tx_link_over(core, link);
+}
+
+void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
+{
+	struct link *link = find_request(core, peer, &msg->header);
+	struct session *session;
+
+	if (link == NULL || link->epoch != msg->header.epoch) {
+		/* Nothing of it is here, and nothing of it will be served: remembered, so that a REQUEST that comes late is not. */
+		struct remembered record = {.key_a = core->peers[peer].life,
+			.key_b = msg->header.epoch,
+			.peer = peer,
+			.status = KVF_STALE_EPOCH};
+
+		memory_put(core, &core->ended_ask, &record);
+		send_quiet(core, peer, &msg->header);
+		return;
+	}
+	if (link->cancelled)
+		return; /* QUIET comes when the posts are out */
+	link->cancelled = true;
+	link->claiming = false;
+	wake_never(core, &link->wake);
+	tx_link_stop(core, link);
+	session = link_session(core, link);
+	if (session != NULL)
+		session_fail(core, session, KVF_CANCELLED, "decode rank %u cancelled: %s", link->rank,
+			msg->u.cancel.reason);
+	if (link->posted == 0)
+		link_cancelled(core, link);
+	if (session != NULL)
+		session_try_release(core, session);
+}
+
+void request_wake(struct kvfi_core *core, struct link *link)
+{
+	if (link->claiming) {
+		send_claim(core, link);
+	} else if (link->failing != KVF_OK) {
+		if (!link->failure_placed)
+			tx_fail_push(core, link, kvf_status_text(link->failing));
+	} else if (link->session == KVFI_NONE) {
+		link->expired = true;
+		tx_link_over(core, link);
+	} else {
+		tx_want_post(core, link);
+		aux_push(core, link);
+	}
+}

@@ -1,0 +1,375 @@
+/* state.h - the tables of the core. Private to src/session.
+ *
+ * session: one request on this rank. link: one (session, peer); it may outlive its session (a CANCEL that still wants its QUIET) and may
+ * come before it (a REQUEST whose tx is not open yet: parked). delivery: one RESULT on its way, with the post before it.
+ * All tables are arrays taken at open; free entries are chained. Handles between them are indices.
+ */
+#ifndef KVFI_SESSION_STATE_H
+#define KVFI_SESSION_STATE_H
+
+#include "base/list.h"
+#include "base/timers.h"
+#include "session/core.h"
+
+#define KVFI_WINDOW          4u /* deliveries of one link that may be open at once */
+#define KVFI_RESEND_FIRST_NS (UINT64_C(50) * 1000 * 1000)
+#define KVFI_RESEND_MAX_NS   (UINT64_C(1000) * 1000 * 1000)
+#define KVFI_ERROR_BYTES     256u
+
+enum wake_kind {
+	WAKE_SESSION = 1,
+	WAKE_LINK = 2,
+	WAKE_DELIVERY = 3
+};
+
+struct wake {
+	struct kvfi_timer timer;
+	enum wake_kind kind;
+};
+
+enum session_kind {
+	SESSION_FREE = 0,
+	SESSION_TX = 1,
+	SESSION_RX = 2
+};
+
+struct session {
+	struct wake wake; /* deadline */
+	enum session_kind kind;
+	uint64_t instance_id; /* of the prefill side */
+	uint64_t request_id;
+	uint32_t attempt;
+	uint64_t prompt_len;
+	enum kvf_session_state state;
+	enum kvf_status outcome;
+	bool ready_told, outcome_told, released_told;
+	bool ending; /* its links are being told of the failure: no release before all are */
+	char error[KVFI_ERROR_BYTES];
+	struct kvf_session_stats stats;
+	struct kvfi_list links;
+	uint32_t n_links;      /* in that list */
+	bool resolved;         /* rx: the instance is known and links are made */
+	uint32_t expected;     /* peers that must take part */
+	struct kvfi_list node; /* in core->live */
+	uint32_t hash_next;    /* tx: by (request, attempt) */
+
+	/* tx */
+	struct kvfi_tx_slice *slices, *slices_tail;
+	uint32_t n_slices;
+	bool last_given;
+	bool bound; /* a decode instance and DP index have asked */
+	uint64_t decode_instance;
+	uint32_t dp_rank;
+	uint64_t expires_ns; /* when a record of it may be forgotten */
+	const unsigned char *aux;
+	uint32_t aux_bytes;
+	bool aux_given;
+	uint32_t posts_open;
+	uint32_t kv_acked, finished; /* links whose KV, whose everything is acknowledged */
+
+	/* rx */
+	uint64_t epoch;
+	uint32_t dp_index;
+	uint32_t aux_slot;
+	enum kvf_replica replica;
+	struct kvfi_ids lists[KVF_MAX_GROUPS];
+	uint32_t answered;  /* links whose REQUEST is answered */
+	uint32_t arrived;   /* links whose KV is in */
+	uint32_t aux_in;    /* links whose aux RESULT is in */
+	uint32_t proven;    /* links with a proof */
+	uint32_t sums_open; /* sums that still read the blocks */
+	bool claimed;       /* dp_index was unknown and is chosen now */
+};
+
+enum link_kind {
+	LINK_FREE = 0,
+	LINK_TX = 1,
+	LINK_RX = 2
+};
+
+enum aux_state {
+	AUX_NONE = 0, /* not expected */
+	AUX_OWED = 1, /* to be sent, or to come */
+	AUX_SENT = 2,
+	AUX_DONE = 3
+};
+
+/* What a receiver-applied stream has said about a slice. */
+struct applied {
+	bool known;
+	uint32_t slice;
+	enum kvf_status status;
+	uint64_t bytes, sum, ranges_hash;
+};
+
+/* How far one group of one sender is in. */
+struct cover {
+	uint64_t got_bytes;
+	uint64_t tile_start, tile_end; /* tokens of the tile that came last */
+	uint32_t layer_end;            /* of that tile */
+	uint64_t good_end;             /* tokens below it are complete in all layers */
+	bool any;
+};
+
+struct link {
+	struct wake wake; /* repetition */
+	uint64_t backoff_ns;
+	enum link_kind kind;
+	uint32_t session; /* KVFI_NONE: parked, or its session is over */
+	uint32_t peer;    /* KVFI_NONE: rx, not connected yet */
+	uint32_t rank;
+	uint64_t instance_id, request_id, epoch;
+	uint32_t attempt;
+	struct kvfi_list in_session, in_peer, in_ready;
+	uint32_t hash_next; /* tx: by (request, attempt); rx: by (epoch, peer) */
+	uint64_t peer_life; /* of the peer when it was attached */
+	bool peer_gone;
+
+	/* tx: what the REQUEST said */
+	bool authority; /* false: an invitation */
+	bool claiming;  /* CLAIM repeats until GO or CANCEL */
+	uint64_t prompt_len;
+	uint32_t dp_rank;
+	enum kvf_replica replica;
+	uint32_t lease_slot, lease_generation;
+	bool sum;
+	uint32_t aux_room;
+	uint32_t ids_start, ids_n; /* in the id arena */
+	struct kvfi_ids dst[KVF_MAX_GROUPS];
+	bool owes_aux;
+	/* tx: how far */
+	struct kvfi_tx_slice *next_slice; /* to be posted */
+	uint32_t next_number;             /* number of the next delivery */
+	bool last_started;                /* the last (or a failed) one was started */
+	uint32_t posted;                  /* handed to the transport and not done */
+	uint32_t open;                    /* KV deliveries in the list */
+	struct kvfi_list deliveries;      /* KV, in order */
+	uint32_t aux_delivery;
+	enum aux_state aux;
+	bool kv_acked;
+	bool counted;            /* in session->finished */
+	enum kvf_status failing; /* not OK: only this still goes to the peer */
+	bool failure_placed;     /* a delivery carries it */
+	bool expired;            /* parked for longer than its receiver waits */
+	bool cancelled;          /* CANCEL is in; QUIET goes out when posted is 0 */
+
+	/* rx */
+	bool requested, answered, granted, revoked;
+	bool receiver_applied;
+	bool invitation;
+	bool cancelling; /* CANCEL repeats until QUIET */
+	bool arrived;    /* last RESULT is in, or a failed one */
+	enum kvf_proof proof;
+	uint32_t next_result;
+	struct applied applied[KVFI_WINDOW];
+	uint32_t arrival; /* RESULT that waits for its bytes or its sum; KVFI_NONE */
+	struct cover cover[KVF_MAX_GROUPS];
+	uint64_t dropped_tokens;
+};
+
+enum delivery_state {
+	DELIVERY_FREE = 0,
+	DELIVERY_POSTED = 1,
+	DELIVERY_READY = 2, /* its RESULT may go, in its turn */
+	DELIVERY_SENT = 3   /* until ACK */
+};
+
+struct delivery {
+	struct wake wake; /* repetition */
+	uint64_t backoff_ns;
+	enum delivery_state state;
+	enum kvfi_result_kind kind;
+	uint32_t link;
+	struct kvfi_list node;       /* in link->deliveries; the free chain */
+	struct kvfi_tx_slice *slice; /* NULL: of a failure */
+	uint32_t number;
+	bool last;
+	enum kvf_status status;
+	uint64_t bytes, runs, sum;
+	struct kvfi_bound bound;
+	char reason[KVFI_REASON_BYTES];
+};
+
+/* A RESULT that cannot be judged yet. */
+struct arrival {
+	uint32_t next_free;
+	struct kvfi_msg_result result; /* aux is not kept: KV only */
+	struct kvfi_bound bound;
+	bool summing;
+};
+
+struct peer {
+	bool known, up;
+	enum kvf_status down_status;
+	char down_reason[KVFI_REASON_BYTES];
+	uint64_t instance_id;
+	uint32_t rank;
+	struct kvfi_peer_up info; /* while up */
+	struct kvfi_list links;
+	uint64_t life;  /* a number of its own each time it comes up */
+	uint64_t floor; /* epochs at or below it are stale unless a live record says else */
+};
+
+/* Bounded memory of what ended: a ring with a hash beside it, see memory.c. */
+struct remembered {
+	uint64_t key_a, key_b;
+	uint64_t expires_ns;
+	enum kvf_status status;
+	uint32_t peer;
+	uint32_t next;
+	bool used;
+};
+
+struct memory {
+	struct remembered *ring;
+	uint32_t *heads;
+	uint32_t max, mask, at;
+};
+
+struct id_extent {
+	uint32_t start, len;
+};
+
+/* Block ids of the peers' requests: first fit in one array, extents sorted by start. */
+struct id_arena {
+	int32_t *ids;
+	struct id_extent *free;
+	uint32_t n_free, max_free;
+};
+
+struct kvfi_core {
+	struct kvfi_core_config config;
+	struct kvfi_sink sink;
+	uint64_t now_ns;
+	struct kvfi_in_self self;
+	uint32_t own_dp;
+	uint64_t next_epoch, next_life;
+	struct kvfi_timers timers;
+
+	struct session *sessions;
+	struct kvfi_list live;
+	struct link *links;
+	struct kvfi_list free_links; /* by in_session */
+	struct delivery *deliveries;
+	struct kvfi_list free_deliveries;
+	struct arrival *arrivals;
+	uint32_t free_arrival, n_arrivals;
+	struct peer *peers;
+	struct kvfi_list ready;          /* tx links with slices to post */
+	uint32_t *tx_heads, *link_heads; /* hashes */
+	struct kvfi_id_run *runs;        /* room to build one REQUEST */
+	uint32_t hash_mask;
+	struct id_arena arena;
+	struct memory ended_tx;  /* (request, attempt): how a tx ended before every receiver was served */
+	struct memory ended_ask; /* (life of the peer, epoch): a REQUEST that is over */
+	struct memory ended_rx;  /* (epoch, 0): verdict of an rx */
+	struct kvfi_core_counters counters;
+};
+
+#define NO_HASH KVFI_NONE
+
+/* core.c */
+struct link *link_new(struct kvfi_core *core, enum link_kind kind);
+void link_free(struct kvfi_core *core, struct link *link);
+uint32_t link_index(const struct kvfi_core *core, const struct link *link);
+uint32_t session_index(const struct kvfi_core *core, const struct session *session);
+struct session *link_session(struct kvfi_core *core, const struct link *link); /* NULL if it has none */
+void link_attach_peer(struct kvfi_core *core, struct link *link, uint32_t peer);
+void link_detach_session(struct kvfi_core *core, struct link *link);
+void wake_at(struct kvfi_core *core, struct wake *wake, uint64_t at_ns);
+void wake_never(struct kvfi_core *core, struct wake *wake);
+/* now + backoff, which doubles up to its limit. */
+void wake_again(struct kvfi_core *core, struct wake *wake, uint64_t *backoff_ns);
+struct session *tx_find(struct kvfi_core *core, uint64_t request_id, uint32_t attempt);
+void tx_hash(struct kvfi_core *core, struct session *session);
+void tx_unhash(struct kvfi_core *core, struct session *session);
+/* tx links by (request, attempt), rx links by (epoch, peer); attached links only. */
+void link_hash(struct kvfi_core *core, struct link *link);
+void link_unhash(struct kvfi_core *core, struct link *link);
+struct link *link_first(struct kvfi_core *core, uint64_t key_a, uint64_t key_b);
+struct link *link_next(struct kvfi_core *core, const struct link *link);
+void send_msg(struct kvfi_core *core, struct link *link, struct kvfi_msg *msg);
+void msg_init(struct kvfi_msg *msg, enum kvfi_msg_type type, const struct link *link);
+void session_init(struct kvfi_core *core, struct session *session, enum session_kind kind);
+enum kvf_status ids_take(struct kvfi_core *core, uint32_t n, uint32_t *start_out);
+void ids_give(struct kvfi_core *core, uint32_t start, uint32_t n);
+
+/* peer.c */
+void peer_up(struct kvfi_core *core, uint32_t peer, const struct kvfi_peer_up *info);
+void peer_down(struct kvfi_core *core, uint32_t peer, const struct kvfi_in_peer_down *down);
+struct peer *peer_find(struct kvfi_core *core, uint64_t instance_id, uint32_t rank);
+const struct peer *peer_of_instance(const struct kvfi_core *core, uint64_t instance_id);
+
+/* tx.c */
+void tx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_tx_open *in);
+void tx_send(struct kvfi_core *core, uint32_t slot, struct kvfi_tx_slice *slice);
+void tx_aux(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_aux *aux);
+void tx_adopt(struct kvfi_core *core, struct session *session, struct link *link);
+void tx_want_post(struct kvfi_core *core, struct link *link);
+void tx_pump(struct kvfi_core *core);
+void tx_done(struct kvfi_core *core, const struct kvfi_in_done *done);
+void tx_link_stop(struct kvfi_core *core, struct link *link); /* cancel its posts */
+void tx_link_over(
+	struct kvfi_core *core, struct link *link); /* forget it, with its deliveries; nothing is posted */
+void tx_fail_push(struct kvfi_core *core, struct link *link, const char *reason);
+void tx_link_fail(struct kvfi_core *core, struct link *link, enum kvf_status status, const char *reason);
+
+/* request.c */
+void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void link_cancelled(struct kvfi_core *core, struct link *link); /* posted is 0: QUIET */
+void request_wake(struct kvfi_core *core, struct link *link);
+void send_claim(struct kvfi_core *core, struct link *link);
+
+/* result.c */
+struct delivery *delivery_new(struct kvfi_core *core, struct link *link, enum kvfi_result_kind kind);
+void delivery_free(struct kvfi_core *core, struct delivery *delivery);
+void results_push(struct kvfi_core *core, struct link *link); /* send what may be sent now */
+void delivery_wake(struct kvfi_core *core, struct delivery *delivery);
+void on_ack(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void aux_push(struct kvfi_core *core, struct link *link);
+
+/* rx.c */
+void rx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_rx_open *in);
+void rx_resolve(struct kvfi_core *core, struct session *session);
+void rx_peer_up(struct kvfi_core *core, struct link *link, uint32_t peer);
+void rx_wake(struct kvfi_core *core, struct link *link);
+void on_request_ok(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void on_quiet(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+struct link *rx_find(struct kvfi_core *core, uint32_t peer, uint64_t epoch);
+void rx_link_quiet(struct kvfi_core *core, struct link *link); /* that writer has said it is */
+void rx_answered(struct kvfi_core *core, struct link *link);
+void rx_good_ends(const struct kvfi_core *core, const struct session *session, uint64_t *good_end_out);
+
+/* arrival.c */
+void on_result(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+void rx_done(struct kvfi_core *core, const struct kvfi_in_done *done);
+void rx_summed(struct kvfi_core *core, uint32_t link, uint64_t sum);
+void arrival_free(struct kvfi_core *core, struct link *link);
+
+/* ending.c */
+void session_tell(struct kvfi_core *core, struct session *session, enum kvf_event_type type,
+	enum kvf_status status, uint32_t slice);
+void session_state(struct kvfi_core *core, struct session *session, enum kvf_session_state state);
+void session_fail(struct kvfi_core *core, struct session *session, enum kvf_status status, const char *format,
+	...) __attribute__((format(printf, 4, 5)));
+void session_complete(struct kvfi_core *core, struct session *session);
+void rx_deadline(struct kvfi_core *core, struct session *session);
+void session_try_release(struct kvfi_core *core, struct session *session);
+void session_close(struct kvfi_core *core, uint32_t slot);
+void session_wake(struct kvfi_core *core, struct session *session);
+void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof);
+void rx_link_end(struct kvfi_core *core, struct link *link); /* revoke, CANCEL */
+void rx_link_over(struct kvfi_core *core, struct link *link);
+void rx_quiet(struct kvfi_core *core, uint32_t link);
+
+/* memory.c */
+enum kvf_status memory_init(struct memory *memory, uint32_t max);
+void memory_fini(struct memory *memory);
+void memory_put(struct kvfi_core *core, struct memory *memory, const struct remembered *record);
+const struct remembered *memory_find(const struct memory *memory, uint64_t key_a, uint64_t key_b);
+void memory_forget(struct memory *memory, uint64_t key_a, uint64_t key_b);
+
+#endif
