@@ -310,6 +310,23 @@ void cluster_poll(struct cluster *cluster)
 				cluster_poll_rank(&cluster->ranks[side][r]);
 }
 
+static void print_ranks(struct cluster *cluster)
+{
+	for (int side = 0; side < 2; side++) {
+		for (uint32_t r = 0; r < cluster->n[side]; r++) {
+			const struct cluster_rank *rank = &cluster->ranks[side][r];
+			struct kvf_peer_info info = {.reason = ""};
+			enum kvf_status told = kvf_peer_info(rank->agent, rank->peer, &info);
+
+			print_message("%s %u: ready %d outcome %d (%s) released %d, %u peers up, last peer: "
+			              "%s %s %s\n",
+				side_name(side), r, rank->ready, rank->outcome, kvf_status_name(rank->status),
+				rank->released, rank->peers_up, kvf_status_name(told),
+				kvf_status_name(info.status), info.reason);
+		}
+	}
+}
+
 void cluster_until(
 	struct cluster *cluster, bool (*done)(struct cluster *cluster, void *argument), void *argument)
 {
@@ -320,8 +337,10 @@ void cluster_until(
 		cluster_poll(cluster);
 		if (done(cluster, argument))
 			return;
-		if (now_ns() > end_ns)
+		if (now_ns() > end_ns) {
+			print_ranks(cluster);
 			fail_msg("nothing came in 20 s");
+		}
 		if (cluster->spec.own_thread ||
 			(cluster->spec.transports != NULL && strcmp(cluster->spec.transports, "loop") != 0))
 			(void)nanosleep(&pause,
@@ -643,7 +662,7 @@ static void check_rank(struct cluster *cluster, uint32_t r, const struct cluster
 	}
 	if (check.wrong > 0)
 		fail_msg("decode rank %u: %llu bytes are wrong, the first in group %u layer %u part %u head "
-		         "%u token %llu",
+			 "%u token %llu",
 			r, (unsigned long long)check.wrong, check.first.group, check.first.layer,
 			check.first.part, check.first.head, (unsigned long long)check.first.token);
 	for (uint64_t i = 0; i < rank->memory_bytes; i++)
