@@ -278,6 +278,12 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_pairs(const struct kvf_instance *pref
 	const struct kvf_instance *decode, uint32_t src_dp, uint32_t dst_dp, struct kvf_pair *pairs,
 	uint32_t max, uint32_t *n_out);
 
+/* kvf_unmatched_layers - global ids of a group's layers that `instance` holds and `other` does not (speculative layers);
+ * they do not move, which is no error. Ascending; at most max are written; returns the full number. Threads: any.
+ */
+KVF_API uint32_t kvf_unmatched_layers(const struct kvf_instance *instance, const struct kvf_instance *other,
+	uint32_t group, uint32_t *layers, uint32_t max);
+
 struct kvf_loop {
 	uint64_t count;
 	int64_t src_stride, dst_stride; /* bytes */

@@ -28,7 +28,7 @@ struct aligned {
 
 static const int32_t *id_at(const struct side *side, uint64_t block)
 {
-	return side->ids + (int64_t)(block * side->step) + side->shift;
+	return &side->ids[(int64_t)(block * side->step) + side->shift];
 }
 
 enum kvf_status kvfi_shape_check(const struct kvfi_shape *shape)

@@ -123,7 +123,8 @@ static bool differs_layers(const struct kvf_layout *prefill, const struct kvf_la
 	uint32_t other = 0;
 
 	if (group->n_layers != 0 && group->n_layers == decode->groups[g].n_layers &&
-		memcmp(group->layers, decode->groups[g].layers, group->n_layers * sizeof(*group->layers)) == 0)
+		memcmp(group->layers, decode->groups[g].layers, group->n_layers * sizeof(*group->layers)) ==
+			0)
 		return false;
 	for (uint32_t i = 0; i < group->n_layers; i++) {
 		uint32_t layer = group->layers[i];
