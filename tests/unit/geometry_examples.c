@@ -159,6 +159,25 @@ static void mla_with_attention_dp(void **state)
 	kvf_instance_free(decode);
 }
 
+/* Aux comes from a source whose place is a multiple of G_s div G_d, which need not be the lowest paired one. */
+static void aux_of_uneven_sizes(void **state)
+{
+	struct kvf_parallel eight = {.tp = 8, .pp = 1, .cp = 1, .dp = 1},
+			    three = {.tp = 3, .pp = 1, .cp = 1, .dp = 1};
+	static const struct kvf_pair pairs[] = {{0, 0, 1, 1}, {1, 0, 1, 0}, {2, 0, 1, 0}, {2, 1, 1, 1},
+		{3, 1, 1, 0}, {4, 1, 1, 0}, {5, 1, 1, 0}, {5, 2, 1, 0}, {6, 2, 1, 1}, {7, 2, 1, 0}};
+	struct kvf_instance *prefill, *decode;
+	struct simple_model simple;
+
+	(void)state;
+	simple_model_init(&simple, 1, 24, 16, 2);
+	prefill = make_instance(&simple.model, KVF_PREFILL, &eight);
+	decode = make_instance(&simple.model, KVF_DECODE, &three);
+	expect_pairs(prefill, decode, 0, pairs, 10);
+	kvf_instance_free(prefill);
+	kvf_instance_free(decode);
+}
+
 static void six_heads_on_tp4(void **state)
 {
 	static const uint32_t counts[] = {1, 2, 1, 2}, starts[] = {0, 1, 3, 4};
@@ -308,6 +327,7 @@ int main(void)
 		cmocka_unit_test(uneven_stages),
 		cmocka_unit_test(replicated_heads_to_tp2_and_tp1),
 		cmocka_unit_test(mla_with_attention_dp),
+		cmocka_unit_test(aux_of_uneven_sizes),
 		cmocka_unit_test(six_heads_on_tp4),
 		cmocka_unit_test(block_lists_align_at_the_head),
 		cmocka_unit_test(windows_drop_stale_blocks),

@@ -57,6 +57,7 @@ static void draw_group(struct random *random, struct kvf_group_spec *group)
 	static const enum kvf_group_kind kinds[] = {
 		KVF_PAGED, KVF_PAGED, KVF_PAGED, KVF_WINDOW, KVF_STATE, KVF_REPLICATED};
 	uint32_t heads = random_in(random, 1, 8), row = random_in(random, 1, 9);
+	bool alike;
 
 	*group = (struct kvf_group_spec){.kind = kinds[random_in(random, 0, 5)], .dtype = KVF_INT8};
 	group->n_parts = group->kind == KVF_STATE ? random_in(random, 1, 4) : random_in(random, 1, 2);
@@ -66,8 +67,9 @@ static void draw_group(struct random *random, struct kvf_group_spec *group)
 		heads = 1; /* MLA */
 		group->n_parts = 1;
 	}
+	alike = !random_one_in(random, group->kind == KVF_STATE ? 2 : 12);
 	for (uint32_t p = 0; p < group->n_parts; p++) {
-		if (group->kind == KVF_STATE || random_one_in(random, 12)) {
+		if (!alike) {
 			heads = random_in(random, 1, 12);
 			row = random_in(random, 1, 9);
 		}
@@ -210,6 +212,19 @@ static uint64_t draw_strides(struct random *random, const struct kvf_group *grou
 	return span;
 }
 
+static bool parts_alike(const struct kvf_group *group)
+{
+	const struct kvf_part *first = &group->parts[0];
+
+	for (uint32_t p = 1; p < group->n_parts; p++)
+		if (group->parts[p].heads != first->heads ||
+			group->parts[p].head_start != first->head_start ||
+			group->parts[p].head_count != first->head_count ||
+			group->parts[p].row_bytes != first->row_bytes)
+			return false;
+	return true;
+}
+
 /* Every (layer, part) in a pool of its own, the pools in any order with gaps between them. */
 static uint64_t scatter_pools(struct random *random, struct kvf_layout *layout)
 {
@@ -224,6 +239,12 @@ static uint64_t scatter_pools(struct random *random, struct kvf_layout *layout)
 
 		for (uint32_t p = 0; p < group->n_parts; p++)
 			spans[p] = draw_strides(random, group, &group->parts[p]);
+		if (parts_alike(group) && random_one_in(random, 2)) {
+			for (uint32_t p = 1; p < group->n_parts; p++) {
+				group->parts[p] = group->parts[0];
+				spans[p] = spans[0];
+			}
+		}
 		for (uint32_t i = 0; i < n; i++)
 			order[i] = (int32_t)i;
 		if (random_one_in(random, 2))
