@@ -137,7 +137,7 @@ static enum kvf_status check_rank(
 				map->head_count[p] != group->parts[p].head_count)
 				return kvfi_fail(KVF_EINVAL,
 					"group %u: part %u: heads: the instance map has [%u, +%u), the "
-				        "layout [%u, +%u)",
+					"layout [%u, +%u)",
 					g, p, map->head_start[p], map->head_count[p],
 					group->parts[p].head_start, group->parts[p].head_count);
 	}
@@ -147,6 +147,12 @@ static enum kvf_status check_rank(
 /* Bases as (region << 48 | offset); every cell must lie in one registered region. */
 static enum kvf_status to_wire(kvf_agent *agent, const struct kvf_layout *layout, struct kvf_layout *wire)
 {
+	uint64_t aux_at = KVFI_AUX_NOWHERE;
+
+	for (uint32_t i = 0; i < layout->n_aux; i++) {
+		((uint64_t *)(uintptr_t)wire->aux_bases)[i] = aux_at;
+		aux_at += layout->aux_bytes[i];
+	}
 	for (uint32_t g = 0; g < layout->n_groups; g++) {
 		const struct kvf_group *group = &layout->groups[g];
 		uint64_t *bases = (uint64_t *)(uintptr_t)wire->groups[g].bases;

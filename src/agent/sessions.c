@@ -297,7 +297,7 @@ static enum kvf_status check_tiling(const kvf_agent *agent, const struct front_s
 		if (slice->token_start != front->tile_start || slice->token_end != front->tile_end)
 			return kvfi_fail(KVF_EINVAL,
 				"slice: tokens [%llu, %llu) begin before the layers of [%llu, %llu) are all "
-			        "sent",
+				"sent",
 				(unsigned long long)slice->token_start, (unsigned long long)slice->token_end,
 				(unsigned long long)front->tile_start, (unsigned long long)front->tile_end);
 		if (slice->layer_start < front->tile_layer_end ||

@@ -16,6 +16,10 @@
 /* token ranges of one slice, over all groups: >1 per group only where ids are negative */
 #define KVFI_MAX_RANGES 64u
 
+/* In the wire form of a layout aux slots have no address of their own (aux data travel inside RESULTs): they lie one after the
+ * other from here, where no region is. */
+#define KVFI_AUX_NOWHERE (UINT64_C(0xffff) << 48)
+
 /* Deep copies, one allocation each; free with kvf_instance_free / kvf_layout_free. NULL when out of memory. */
 struct kvf_instance *kvfi_instance_copy(const struct kvf_instance *instance);
 struct kvf_layout *kvfi_layout_copy(const struct kvf_layout *layout);

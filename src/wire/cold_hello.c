@@ -199,11 +199,16 @@ static void get_aux(const struct kvfi_map *map, struct kvf_layout *layout)
 {
 	struct kvfi_reader reader = kvfi_map_bin(map, "aux", 4, KVFI_MAX_AUX, &layout->n_aux);
 	uint32_t *aux_bytes = kvfi_map_alloc(map, layout->n_aux, sizeof(*aux_bytes));
+	uint64_t *aux_bases = kvfi_map_alloc(map, layout->n_aux, sizeof(*aux_bases));
+	uint64_t at = KVFI_AUX_NOWHERE;
 
-	for (uint32_t i = 0; aux_bytes != NULL && i < layout->n_aux; i++)
+	for (uint32_t i = 0; aux_bytes != NULL && aux_bases != NULL && i < layout->n_aux; i++) {
 		aux_bytes[i] = kvfi_get_u32(&reader);
+		aux_bases[i] = at;
+		at += aux_bytes[i] <= KVF_MAX_AUX_BYTES ? aux_bytes[i] : 0;
+	}
 	layout->aux_bytes = aux_bytes;
-	layout->aux_bases = kvfi_map_alloc(map, layout->n_aux, sizeof(uint64_t));
+	layout->aux_bases = aux_bases;
 }
 
 static struct kvf_layout *get_layout(const struct kvfi_map *map)
