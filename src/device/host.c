@@ -22,16 +22,22 @@
 _Static_assert(
 	__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the content sum is defined over little-endian words");
 
-#define LINE_BYTES  64u
-#define AHEAD_RUNS  4u    /* how many runs ahead to prefetch */
-#define AHEAD_BYTES 1024u /* of each: the hardware follows from there */
+#define LINE_BYTES     64u
+#define AHEAD_RUNS     4u /* how many runs ahead to prefetch */
+#define SUM_PART_BYTES 8192u
+#define AHEAD_BYTES    1024u /* of each: the hardware follows from there */
 
 static inline __attribute__((always_inline)) const void *at(const void *base, int64_t stride, uint64_t i)
 {
 	return (const void *)((uintptr_t)base + (uintptr_t)stride * i);
 }
 
-/* A hint only: the address may lie behind the last run, in no mapping at all. */
+/* The hardware follows from the first part of a long run. */
+static inline __attribute__((always_inline)) uint64_t ahead_of(uint64_t len_bytes)
+{
+	return len_bytes < AHEAD_BYTES ? len_bytes : AHEAD_BYTES;
+}
+
 static inline __attribute__((always_inline)) void prefetch_source(const void *run, uint64_t len_bytes)
 {
 	for (uint64_t i = 0; i < len_bytes; i += LINE_BYTES)
@@ -44,15 +50,21 @@ static inline __attribute__((always_inline)) void prefetch_destination(const voi
 		__builtin_prefetch(at(run, 1, i), 1, 3);
 }
 
+void kvfi_host_prefetch(const void *src, int64_t src_stride, uint64_t len_bytes, uint64_t count)
+{
+	for (uint64_t i = 0; i < count && i < AHEAD_RUNS; i++)
+		prefetch_source(at(src, src_stride, i), ahead_of(len_bytes));
+}
+
 /* Inlined with a constant len, memcpy becomes a few vector moves. */
 static inline __attribute__((always_inline)) void copy_strip(void *dst, int64_t dst_stride, const void *src,
 	int64_t src_stride, uint64_t len_bytes, uint64_t count)
 {
-	uint64_t ahead_bytes = len_bytes < AHEAD_BYTES ? len_bytes : AHEAD_BYTES;
-
 	for (uint64_t i = 0; i < count; i++) {
-		prefetch_source(at(src, src_stride, i + AHEAD_RUNS), ahead_bytes);
-		prefetch_destination(at(dst, dst_stride, i + AHEAD_RUNS), ahead_bytes);
+		if (i + AHEAD_RUNS < count) {
+			prefetch_source(at(src, src_stride, i + AHEAD_RUNS), ahead_of(len_bytes));
+			prefetch_destination(at(dst, dst_stride, i + AHEAD_RUNS), ahead_of(len_bytes));
+		}
 		memcpy((void *)(uintptr_t)at(dst, dst_stride, i), at(src, src_stride, i), len_bytes);
 	}
 }
@@ -138,7 +150,6 @@ static inline __attribute__((always_inline)) void stream_run(
 void kvfi_host_copy_bulk(void *dst, int64_t dst_stride, const void *src, int64_t src_stride,
 	uint64_t len_bytes, uint64_t count)
 {
-	uint64_t ahead_bytes = kvfi_min_u64(len_bytes, AHEAD_BYTES);
 	bool avx512;
 
 	if (len_bytes < KVFI_HOST_STREAM_BYTES) {
@@ -147,7 +158,8 @@ void kvfi_host_copy_bulk(void *dst, int64_t dst_stride, const void *src, int64_t
 	}
 	avx512 = __builtin_cpu_supports("avx512f") != 0;
 	for (uint64_t i = 0; i < count; i++) {
-		prefetch_source(at(src, src_stride, i + AHEAD_RUNS), ahead_bytes);
+		if (i + AHEAD_RUNS < count)
+			prefetch_source(at(src, src_stride, i + AHEAD_RUNS), ahead_of(len_bytes));
 		stream_run(
 			(char *)(uintptr_t)at(dst, dst_stride, i), at(src, src_stride, i), len_bytes, avx512);
 	}
@@ -253,4 +265,36 @@ uint64_t kvfi_host_sum(const void *memory, uint64_t len_bytes, uint64_t pos)
 	if (tail != 0)
 		sum += sum_part(bytes + head + words * 8, tail, pos + head + words * 8);
 	return sum * SUM_KEY;
+}
+
+/* One run, a part of it at a time, so that the copy finds in the nearest cache what the sum has just read. */
+static uint64_t copy_sum_run(const struct kvfi_host_move *strip, uint64_t i, bool bulk)
+{
+	char *dst = (char *)(uintptr_t)at(strip->dst, strip->dst_stride, i);
+	const char *src = at(strip->src, strip->src_stride, i);
+	uint64_t pos = strip->pos + (uint64_t)strip->pos_stride * i;
+	uint64_t sum = 0, len_bytes;
+
+	for (uint64_t done = 0; done < strip->len_bytes; done += len_bytes) {
+		len_bytes = kvfi_min_u64(strip->len_bytes - done, SUM_PART_BYTES);
+		sum += kvfi_host_sum(src + done, len_bytes, pos + done);
+		if (bulk)
+			kvfi_host_copy_bulk(dst + done, 0, src + done, 0, len_bytes, 1);
+		else
+			memcpy(dst + done, src + done, len_bytes);
+	}
+	return sum;
+}
+
+uint64_t kvfi_host_copy_sum(const struct kvfi_host_move *strip, bool bulk)
+{
+	uint64_t sum = 0;
+
+	for (uint64_t i = 0; i < strip->count; i++) {
+		if (i + AHEAD_RUNS < strip->count)
+			prefetch_source(at(strip->src, strip->src_stride, i + AHEAD_RUNS),
+				ahead_of(strip->len_bytes));
+		sum += copy_sum_run(strip, i, bulk);
+	}
+	return sum;
 }

@@ -7,6 +7,7 @@
 #ifndef KVFI_DEVICE_HOST_H
 #define KVFI_DEVICE_HOST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A strip is a copy of count runs of len bytes, src + i*src_stride to dst + i*dst_stride. Source and destination do not overlap. */
@@ -26,6 +27,18 @@ struct kvfi_host_strip {
 };
 /* Packs n strips (of at least one run each) one behind the other into dst, which is small and stays in the cache. */
 void kvfi_host_pack(void *dst, const struct kvfi_host_strip *strips, uint32_t n);
+struct kvfi_host_move {
+	void *dst;
+	const void *src;
+	int64_t dst_stride, src_stride;
+	uint64_t len_bytes, count;
+	uint64_t pos; /* canonical position of the first run */
+	int64_t pos_stride;
+};
+/* Copies as one of the two above and returns the sum of what it copied, in one pass over the source. */
+uint64_t kvfi_host_copy_sum(const struct kvfi_host_move *strip, bool bulk);
+/* Asks for the first runs of a strip that is copied next. */
+void kvfi_host_prefetch(const void *src, int64_t src_stride, uint64_t len_bytes, uint64_t count);
 /* Orders the stores of both (non-temporal ones included) before all that follows. */
 void kvfi_host_fence(void);
 /* Sum of len_bytes at canonical position pos. */

@@ -169,36 +169,46 @@ void kvfi_store_begin(struct kvfi_store *store, const struct kvfi_store_target *
 
 static void copy_strip(struct kvfi_store *store, const struct kvfi_strip *strip)
 {
-	void *dst = (void *)(uintptr_t)strip->dst;
-	const void *src = (const void *)(uintptr_t)strip->src;
+	struct kvfi_host_move copy = {.dst = (void *)(uintptr_t)strip->dst,
+		.src = (const void *)(uintptr_t)strip->src,
+		.dst_stride = strip->dst_stride,
+		.src_stride = strip->src_stride,
+		.len_bytes = strip->len,
+		.count = strip->count,
+		.pos = strip->pos,
+		.pos_stride = strip->pos_stride};
 
 	assert_in_window(store, strip);
-	for (uint64_t i = 0; store->target->sum && i < strip->count; i++)
-		store->sum +=
-			kvfi_host_sum((const void *)(uintptr_t)(strip->src + (uint64_t)strip->src_stride * i),
-				strip->len, strip->pos + (uint64_t)strip->pos_stride * i);
-	if (store->target->bulk)
-		kvfi_host_copy_bulk(dst, strip->dst_stride, src, strip->src_stride, strip->len, strip->count);
+	if (store->target->sum)
+		store->sum += kvfi_host_copy_sum(&copy, store->target->bulk);
+	else if (store->target->bulk)
+		kvfi_host_copy_bulk(
+			copy.dst, copy.dst_stride, copy.src, copy.src_stride, copy.len_bytes, copy.count);
 	else
-		kvfi_host_copy(dst, strip->dst_stride, src, strip->src_stride, strip->len, strip->count);
+		kvfi_host_copy(
+			copy.dst, copy.dst_stride, copy.src, copy.src_stride, copy.len_bytes, copy.count);
 }
 
-/* Copies strips until the chunk is full, and fetches the first one of the next chunk. A run that no longer fits opens the next chunk
- * rather than be cut in two. */
+/* Copies strips until the chunk is full, and fetches the first one of the next chunk. A run that no longer fits
+ * opens the next chunk rather than be cut in two. The source of the next strip is on its way while this one is
+ * copied: strips end with their block, and the hardware does not know where the next block lies. */
 static void copy_chunk(struct kvfi_store *store)
 {
 	uint64_t room = KVFI_CHUNK_BYTES;
 	bool full;
 
 	do {
-		uint64_t len_bytes = store->strip.len * store->strip.count;
+		struct kvfi_strip strip = store->strip;
 
-		copy_strip(store, &store->strip);
-		store->bytes += len_bytes;
-		store->runs += store->strip.count;
-		room -= len_bytes;
-		full = room < store->strip.len;
+		store->bytes += strip.len * strip.count;
+		store->runs += strip.count;
+		room -= strip.len * strip.count;
+		full = room < strip.len;
 		fetch(store, full ? KVFI_CHUNK_BYTES : room);
+		if (store->has_strip)
+			kvfi_host_prefetch((const void *)(uintptr_t)store->strip.src, store->strip.src_stride,
+				store->strip.len, store->strip.count);
+		copy_strip(store, &strip);
 	} while (store->has_strip && !full);
 }
 

@@ -127,6 +127,37 @@ static void sums_of_pieces_add_up(void **state)
 	free(memory);
 }
 
+static void copying_with_a_sum_does_both(void **state)
+{
+	static const uint64_t lens[] = {1, 7, 64, 100, 191, 192, 512, 8192, 8193, 70000};
+
+	(void)state;
+	for (size_t i = 0; i < 2 * sizeof(lens) / sizeof(*lens); i++) {
+		uint64_t len = lens[i / 2], count = 6, want = 0;
+		unsigned char *src = malloc(2 * len * count), *dst = malloc(2 * len * count);
+		struct kvfi_host_move strip = {.dst = dst,
+			.src = src,
+			.dst_stride = (int64_t)len,
+			.src_stride = (int64_t)(2 * len),
+			.len_bytes = len,
+			.count = count,
+			.pos = 13,
+			.pos_stride = (int64_t)(3 * len)};
+
+		assert_true(src != NULL && dst != NULL);
+		fill(src, 2 * len * count, i);
+		kvfi_host_prefetch(src, strip.src_stride, len, count);
+		for (uint64_t k = 0; k < count; k++)
+			want += slow_sum(src + 2 * len * k, len, 13 + 3 * len * k);
+		assert_int_equal(kvfi_host_copy_sum(&strip, i % 2 == 1), want);
+		kvfi_host_fence();
+		for (uint64_t k = 0; k < count; k++)
+			assert_memory_equal(dst + len * k, src + 2 * len * k, len);
+		free(src);
+		free(dst);
+	}
+}
+
 static void swapped_pieces_change_the_sum(void **state)
 {
 	unsigned char memory[128], swapped[128];
@@ -145,6 +176,7 @@ int main(void)
 		cmocka_unit_test(strides_may_be_zero_or_negative),
 		cmocka_unit_test(sum_follows_its_definition_at_every_position_and_length),
 		cmocka_unit_test(sums_of_pieces_add_up),
+		cmocka_unit_test(copying_with_a_sum_does_both),
 		cmocka_unit_test(swapped_pieces_change_the_sum),
 	};
 
