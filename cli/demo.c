@@ -30,7 +30,7 @@ static const struct args_spec spec = {
 	.usage = "demo [--seed S] [--json]",
 	.description = "The same as\n"
 		       "  kvferry replay --model llama-3.2-1b --prefill tp=4 --decode tp=2 --transport shm "
-                       "--requests 40 "
+		       "--requests 40 "
 		       "--concurrency 4 --pool 192MiB\n"
 		       "with another summary. Needs about 1.2 GiB of memory.\n",
 	.examples = "  kvferry demo\n",
@@ -74,7 +74,7 @@ static void print_story(const struct replay_result *result, FILE *out)
 	line(out, "how");
 	fprintf(out,
 		"%s, %s separate pieces of memory, at %.2f GB/s while filling and checking on the same "
-	        "cores\n",
+		"cores\n",
 		transports, units_format_count(result->runs, runs), numbers.gb_per_s);
 	line(out, "latency");
 	fprintf(out, "half of the requests within %.1f ms, all within %.1f ms\n", numbers.latency.p50,

@@ -60,7 +60,7 @@ static const struct args_spec spec = {
 	.n_options = sizeof options / sizeof options[0],
 };
 
-#define MAX_PAIRS       (1u << 17) /* more than that nobody reads, and the plans would fill the memory */
+#define MAX_PAIRS       (1u << 18) /* more than that nobody reads, and the plans would fill the memory */
 #define MAX_POOL_BLOCKS (UINT64_C(1) << 30)
 
 uint32_t plan_dp_index(const struct kvf_instance *instance, uint32_t rank)
@@ -122,6 +122,21 @@ static bool parse_pair(struct plan_job *job, struct reason *why)
 	       reason_prefix(why, "--pair");
 }
 
+/* Ranks that take part on one side times those on the other. */
+static bool check_size(const struct plan_job *job, struct reason *why)
+{
+	const struct ranks *prefill = &job->prefill.ranks, *decode = &job->decode.ranks;
+	uint64_t sources = prefill->n / prefill->parallel.dp;
+	uint64_t destinations = job->dst_dp == KVF_DP_UNKNOWN ? decode->n : decode->n / decode->parallel.dp;
+
+	if (sources * destinations <= MAX_PAIRS)
+		return true;
+	return reason_set(why,
+		"%" PRIu64 " sources and %" PRIu64 " destinations are too many to list, at most %u pairs%s",
+		sources, destinations, MAX_PAIRS,
+		decode->parallel.dp > 1 ? "; name the DP index of both sides: --request-dp S:D" : "");
+}
+
 /* What depends on several options. False: usage. */
 static bool parse_job(struct plan_job *job, struct reason *why)
 {
@@ -138,7 +153,7 @@ static bool parse_job(struct plan_job *job, struct reason *why)
 	if (args->request_dp && !parse_two(args->request_dp, job->prefill.ranks.parallel.dp,
 					job->decode.ranks.parallel.dp, &job->src_dp, &job->dst_dp, why))
 		return reason_prefix(why, "--request-dp");
-	return parse_pair(job, why);
+	return check_size(job, why) && parse_pair(job, why);
 }
 
 static enum kvf_status make_side(const struct plan_job *job, struct plan_side *side, uint64_t id)
@@ -168,10 +183,13 @@ static enum kvf_status make_side(const struct plan_job *job, struct plan_side *s
 static enum kvf_status find_pairs(struct plan_job *job)
 {
 	const struct kvf_instance *prefill = job->prefill.instance, *decode = job->decode.instance;
-	enum kvf_status status = KVF_ENOMEM;
+	enum kvf_status status = kvf_pairs(prefill, decode, job->src_dp, job->dst_dp, NULL, 0, &job->n_pairs);
 	struct kvf_pair *pairs;
 	uint32_t n;
 
+	if (status != KVF_OK)
+		return status;
+	status = KVF_ENOMEM;
 	pairs = calloc(job->n_pairs + 1, sizeof *pairs);
 	job->pairs = calloc(job->n_pairs + 1, sizeof *job->pairs);
 	job->expected = calloc(job->decode.ranks.n, sizeof *job->expected);
@@ -220,14 +238,6 @@ static bool plan_compute(struct plan_job *job, struct reason *why)
 
 	if (status == KVF_OK)
 		status = make_side(job, &job->decode, 2);
-	if (status == KVF_OK)
-		status = kvf_pairs(job->prefill.instance, job->decode.instance, job->src_dp, job->dst_dp,
-			NULL, 0, &job->n_pairs);
-	if (status == KVF_OK && job->n_pairs > MAX_PAIRS)
-		return reason_set(why,
-			"%u pairs are too many to list, at most %u; name the DP index of both sides: "
-		        "--request-dp S:D",
-			job->n_pairs, MAX_PAIRS);
 	if (status == KVF_OK)
 		status = find_pairs(job);
 	term_progress_start(&progress, "planning", "pairs", job->n_pairs);

@@ -213,6 +213,14 @@ def test_rank_specs_are_refused_by_key():
     refused(USAGE, "plan", "--model", SMALL, "--tokens", "1", "--decode", "tp=4,dp=2", says="--decode: dp: ")
 
 
+def test_absurd_sizes_are_refused_at_once():
+    arguments = ["plan", "--model", "llama-3.1-8b", "--tokens", "1", "--prefill", "tp=1024,pp=4"]
+    refused(USAGE, *arguments, "--decode", "tp=2048,attention-dp,pp=2",
+            says="4096 sources and 4096 destinations are too many to list, at most 262144 pairs; name the DP index")
+    document = good(*arguments, "--decode", "tp=2048,attention-dp", "--request-dp", "0:5", "--json").json()
+    assert document["total_bytes"] == 32 * document["bytes_per_token"]
+
+
 def test_pairs_and_runs_are_checked():
     arguments = ["plan", "--model", SMALL, "--tokens", "1", "--prefill", "tp=4", "--decode", "tp=2"]
     refused(USAGE, *arguments, "--runs", says="--runs: needs --pair")
