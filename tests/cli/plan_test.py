@@ -217,8 +217,9 @@ def test_absurd_sizes_are_refused_at_once():
     arguments = ["plan", "--model", "llama-3.1-8b", "--tokens", "1", "--prefill", "tp=1024,pp=4"]
     refused(USAGE, *arguments, "--decode", "tp=2048,attention-dp,pp=2",
             says="4096 sources and 4096 destinations are too many to list, at most 262144 pairs; name the DP index")
-    document = good(*arguments, "--decode", "tp=2048,attention-dp", "--request-dp", "0:5", "--json").json()
+    document = plan("llama-3.1-8b", 1, 32, "tp=128,pp=2", "tp=512,attention-dp", "--request-dp", "0:5")
     assert document["total_bytes"] == 32 * document["bytes_per_token"]
+    assert document["expected_results"][5] == 256 and sum(document["expected_results"]) == 256
 
 
 def test_pairs_and_runs_are_checked():

@@ -136,6 +136,34 @@ static void a_missing_file_is_named(void **state)
 	assert_non_null(strstr(why.text, "/nonexistent/trace.jsonl"));
 }
 
+/* The published trace, where it lies beside the source tree. */
+static void the_published_trace_is_read_whole(void **state)
+{
+	const char *root = getenv("SOURCE_ROOT");
+	struct trace_source *source;
+	struct trace_request request;
+	struct reason why;
+	enum trace_next next;
+	uint64_t n = 0, tokens = 0;
+	char path[4096];
+
+	(void)state;
+	(void)snprintf(path, sizeof path, "%s/../shared/data/conversation_trace.jsonl", root ? root : ".");
+	if (access(path, R_OK) != 0) {
+		print_message("skipped: %s is not here\n", path);
+		skip();
+	}
+	assert_true(trace_open_file(path, &source, &why));
+	while ((next = trace_next(source, &request, &why)) == TRACE_REQUEST) {
+		n++;
+		tokens += request.input_length;
+	}
+	trace_close(source);
+	assert_int_equal(next, TRACE_END);
+	assert_int_equal(n, 12031);
+	assert_int_equal(tokens / n, 12035);
+}
+
 static int compare_lengths(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -242,6 +270,7 @@ int main(void)
 		cmocka_unit_test(a_good_file_is_read_twice),
 		cmocka_unit_test(bad_lines_are_named),
 		cmocka_unit_test(a_missing_file_is_named),
+		cmocka_unit_test(the_published_trace_is_read_whole),
 		cmocka_unit_test(the_generator_has_the_shape_of_the_published_trace),
 		cmocka_unit_test(the_same_seed_gives_the_same_requests_below_the_cut),
 		cmocka_unit_test(shared_blocks_are_prefixes),
