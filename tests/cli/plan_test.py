@@ -1,4 +1,6 @@
 """kvferry plan: the worked examples of the design, the JSON contract, refusals."""
+from random import Random
+
 from harness import FAILED, USAGE, good, main, plan, refused, run
 
 # 8 kv heads, 32 tokens per block, head_dim 128, bf16, 2 layers: one head of one part of one block is 8192 bytes.
@@ -62,6 +64,47 @@ def test_nests_add_up():
                 total += count * nest["run_bytes"]
             blocks = 2 if "block=16" in decode else 1
             assert total * blocks == pair["bytes"], (prefill, decode, pair)
+
+
+def expand(nest):
+    """The (source, destination, length) of each run of a nest inside one block."""
+    runs = [(nest["src_offset"], nest["dst_offset"], nest["run_bytes"])]
+    for loop in nest["loops"]:
+        runs = [(src + i * loop["src_stride"], dst + i * loop["dst_stride"], length)
+                for src, dst, length in runs for i in range(loop["count"])]
+    return runs
+
+
+def test_nests_tile_every_destination_block():
+    """Whatever the topology: over all sources each byte of each destination's slot is written exactly once."""
+    random = Random(11)
+    for _ in range(60):
+        layers, heads = random.randint(1, 7), random.choice([1, 2, 3, 6, 8])
+        model = f"layers={layers},heads={heads},head_dim={random.choice([1, 3, 64])},dtype={random.choice(['fp32', 'bf16', 'int8'])}"
+        sides = []
+        for _ in range(2):
+            tp, pp = random.choice([1, 2, 3, 4, 8]), random.randint(1, min(layers, 3))
+            layout = random.choice(["block-major", "hnd", "nhd"])
+            sides.append(f"tp={tp},pp={pp},layout={layout}" + random.choice(["", ",attention-dp"]) + random.choice(["", ",order=tp:pp:cp"]))
+        sides[1] = sides[1].replace("hnd", "block-major").replace("nhd", "block-major")
+        document = plan(model, 8, 8, *sides, "--replica", random.choice(["elect", "stripe"]))
+        for rank in range(len(document["expected_results"])):
+            written = sorted((dst, length) for pair in document["pairs"] if pair["dst"] == rank for nest in pair["nests"]
+                             for _, dst, length in expand(nest))
+            end = 0
+            for start, length in written:
+                assert start == end, (model, sides, rank, start, end)
+                end = start + length
+            assert end == sum(pair["bytes"] for pair in document["pairs"] if pair["dst"] == rank), (model, sides, rank)
+            assert end > 0
+
+
+def test_block0_runs_are_the_nests():
+    sides = ("tp=4,pp=2", "tp=3")
+    document = plan("layers=4,heads=6,head_dim=64,dtype=bf16", 8, 8, *sides, "--pair", "5:1", "--runs")
+    pair = pairs_of(document)[(5, 1)]
+    runs = [run_ for nest in pair["nests"] for run_ in expand(nest)]
+    assert [tuple(run_[1:]) for run_ in pair["block0_runs"]] == runs
 
 
 def test_tp4_to_tp2():
