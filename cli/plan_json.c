@@ -1,4 +1,8 @@
-/* plan_json.c - the JSON of kvferry plan. Others build on its keys: only add to them. */
+/* plan_json.c - the JSON of kvferry plan. Others build on its keys: only add to them.
+ *
+ * block0_runs stands at its pair and, since --pair names just one, at the top as well. Its offsets are address minus
+ * base[layer][part] of the run's first byte (block-major: minus the start of the slot), so they do not depend on the size of a pool.
+ */
 #include <stdlib.h>
 
 #include "cli/json.h"
