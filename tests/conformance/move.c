@@ -38,7 +38,7 @@ static struct kvfi_done move_all(struct route *route, uint32_t grant, bool sum)
 	if (sum)
 		assert_int_equal(done.sum, route->want_sum);
 	route_check(route);
-	subject->ops->release(route->decode->transport, grant);
+	route_release(route, grant);
 	return done;
 }
 

@@ -248,7 +248,7 @@ void the_receiver_learns_that_its_peer_has_closed(void **state)
 	/* The grant goes on until it is given back: revoke and quiet work without the peer. */
 	subject->ops->revoke(route.decode->transport, 0);
 	assert_true(subject->ops->quiet(route.decode->transport, 0));
-	subject->ops->release(route.decode->transport, 0);
+	route_release(&route, 0);
 	route_fini(&route);
 }
 

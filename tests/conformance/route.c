@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/hash.h"
 #include "device/host.h"
 
@@ -180,8 +181,30 @@ void route_init(struct route *route, struct bench *bench, struct side *decode, u
 	make_want(route);
 }
 
+void route_release(struct route *route, uint32_t id)
+{
+	subject->ops->release(route->decode->transport, id);
+	route->granted[id] = false;
+}
+
+static void end_grant(struct route *route, uint32_t id)
+{
+	uint64_t deadline_ns = kvfi_clock_ns() + DEADLINE_S * KVFI_NS_PER_S;
+
+	subject->ops->revoke(route->decode->transport, id);
+	while (!subject->ops->quiet(route->decode->transport, id)) {
+		assert_true(kvfi_clock_ns() < deadline_ns);
+		bench_turn(route->bench, 1);
+	}
+	route_release(route, id);
+}
+
 void route_fini(struct route *route)
 {
+	for (uint32_t id = 0; id < MAX_GRANTS; id++) {
+		if (route->granted[id] && route->decode->transport != NULL)
+			end_grant(route, id);
+	}
 	kvf_plan_free(route->tx_plan);
 	kvf_plan_free(route->rx_plan);
 	kvf_layout_free(route->src);
@@ -217,6 +240,7 @@ struct kvfi_tx_post route_grant(struct route *route, uint32_t id, bool sum)
 	assert_int_equal(subject->ops->grant(
 				 route->decode->transport, &grant, &post.lease_slot, &post.lease_generation),
 		KVF_OK);
+	route->granted[id] = true;
 	return post;
 }
 

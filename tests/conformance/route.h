@@ -37,15 +37,19 @@ struct route {
 	struct kvfi_bound bound; /* the whole prompt, sender's side */
 	unsigned char *want;     /* the destination region as it must be */
 	uint64_t want_sum;
+	bool granted[MAX_GRANTS];
 };
 
 /* Regions are made, filled and told; the link comes up; plans on both sides. */
 void route_init(struct route *route, struct bench *bench, struct side *decode, uint32_t slot,
 	const struct route_options *options);
+/* Ends the grants that are left: what is applied in the background must not outlive the plan. */
 void route_fini(struct route *route);
 
 /* Grant `id` and a post of the whole prompt under it. */
 struct kvfi_tx_post route_grant(struct route *route, uint32_t id, bool sum);
+/* The grant ends; before that, if the receiving side may still be storing under it, it has to be quiet. */
+void route_release(struct route *route, uint32_t id);
 void route_post(struct route *route, const struct kvfi_tx_post *post);
 /* Fill the destination with its canary again. */
 void route_blank(struct route *route);

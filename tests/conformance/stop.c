@@ -125,7 +125,7 @@ void after_revoke_and_quiet_nothing_is_stored(void **state)
 		route_blank(&route); /* the memory is ours */
 		check_ended_once(&route, post.id);
 		assert_true(route_is_blank(&route));
-		subject->ops->release(route.decode->transport, 5);
+		route_release(&route, 5);
 		route_fini(&route);
 		assert_int_equal(bench_teardown(&fresh), 0);
 	}
@@ -140,7 +140,7 @@ void a_stale_grant_is_not_written_under(void **state)
 	old = route_grant(&route, 7, false);
 	subject->ops->revoke(route.decode->transport, 7);
 	until_quiet(&route, 7);
-	subject->ops->release(route.decode->transport, 7);
+	route_release(&route, 7);
 	/* As many grants as there are, so that the old slot is granted again too. */
 	for (uint32_t i = 0; i < MAX_GRANTS; i++) {
 		fresh = route_grant(&route, i, false);
@@ -172,8 +172,8 @@ void a_grant_can_be_made_again_after_release(void **state)
 	assert_int_equal(subject->ops->grant(route.decode->transport, &grant, &slot, &generation), KVF_EBUSY);
 	subject->ops->revoke(route.decode->transport, 7);
 	until_quiet(&route, 7);
-	subject->ops->release(route.decode->transport, 7);
-	subject->ops->release(route.decode->transport, 7); /* once is enough, twice is nothing */
+	route_release(&route, 7);
+	route_release(&route, 7); /* once is enough, twice is nothing */
 	post = route_grant(&route, 7, false);
 	route_post(&route, &post);
 	assert_int_equal(await(route.bench, route.prefill, KVFI_DONE_TX, post.id).status, KVF_OK);
@@ -196,7 +196,7 @@ void t_p36_memory_is_ours_again_once_quiet(void **state)
 	side_allow(route.prefill, UINT64_MAX);
 	subject->ops->revoke(route.decode->transport, 0);
 	until_quiet(&route, 0);
-	subject->ops->release(route.decode->transport, 0);
+	route_release(&route, 0);
 	subject->ops->region_removed(route.decode->transport, route.dst_region);
 	assert_int_equal(kvfi_regions_remove(&route.decode->regions, route.dst_region), KVF_OK);
 	region = side_region(
