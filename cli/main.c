@@ -14,6 +14,8 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 	const char *summary;
 } commands[] = {
+	{"demo", command_demo, "see it work: move the KV cache of 40 requests, check every byte"},
+	{"replay", command_replay, "move a stream of requests between real processes, check every byte"},
 	{"plan", command_plan, "who sends what to whom, and why"},
 	{"models", command_models, "the built-in models, or what a model keeps per token"},
 	{"trace", command_trace, "write a request trace in the Mooncake JSONL format"},

@@ -256,20 +256,15 @@ static bool check_pair(const struct replay_setup *setup, uint32_t src, uint32_t 
 	const struct replay_side *prefill = &setup->sides[REPLAY_PREFILL],
 				 *decode = &setup->sides[REPLAY_DECODE];
 	struct kvf_refusal refusal;
-	kvf_plan *plan;
-	enum kvf_status status = kvf_layout_compatible(prefill->layouts[src], decode->layouts[dst], &refusal);
+	enum kvf_status status = kvf_pair_compatible(
+		prefill->instance, prefill->layouts[src], decode->instance, decode->layouts[dst], &refusal);
 	if (status == KVF_INCOMPATIBLE)
 		return reason_set(why,
 			"prefill rank %u and decode rank %u cannot work together: %s: prefill has %s, decode "
-			"has %s",
+		        "has %s",
 			src, dst, refusal.field, refusal.prefill, refusal.decode);
-	if (status == KVF_OK)
-		status = kvf_plan_new(prefill->instance, prefill->layouts[src], decode->instance,
-			decode->layouts[dst], (enum kvf_replica)setup->options.replica, &plan);
-	if (status != KVF_OK)
-		return reason_set(why, "prefill rank %u and decode rank %u: %s", src, dst, kvf_error());
-	kvf_plan_free(plan);
-	return true;
+	return status == KVF_OK ||
+	       reason_set(why, "prefill rank %u and decode rank %u: %s", src, dst, kvf_error());
 }
 
 static bool fill_sends(struct replay_setup *setup, uint32_t src_dp, uint32_t dst_dp, struct kvf_pair *pairs,
