@@ -156,6 +156,21 @@ static bool start_receiving(struct replay_rank *rank, uint32_t slot)
 	return false;
 }
 
+/* A rank sends the slices that name layers it holds; its last one is the last of those. */
+static void keep_own_slices(const struct replay_rank *rank, struct replay_session *session)
+{
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < session->n_slices; i++) {
+		bool any = false;
+		for (uint32_t g = 0; g < rank->layout->n_groups; g++)
+			any = any || holds_layers(&rank->layout->groups[g], &session->slices[i]);
+		if (any)
+			session->slices[kept++] = session->slices[i];
+	}
+	session->n_slices = kept;
+	session->slices[kept - 1].last = true;
+}
+
 bool replay_transfer_start(struct replay_rank *rank, uint32_t slot)
 {
 	struct replay_session *session = &rank->sessions[slot];
@@ -164,6 +179,7 @@ bool replay_transfer_start(struct replay_rank *rank, uint32_t slot)
 	session->request = request;
 	replay_flavour_of(rank->setup, request, &session->flavour);
 	session->n_slices = replay_slices_of(rank->setup, request, session->slices);
+	keep_own_slices(rank, session);
 	return rank->side == REPLAY_PREFILL ? start_sending(rank, slot) : start_receiving(rank, slot);
 }
 

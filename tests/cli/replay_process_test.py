@@ -7,7 +7,7 @@ import tempfile
 import time
 
 from harness import COMMAND, FAILED, main, temporary_file
-from replay_tools import has_zmq
+from replay_tools import transports
 
 TINY = "layers=2,heads=2,head_dim=16,dtype=fp16"
 DEADLINE_S = 60
@@ -69,7 +69,7 @@ class Running:
 
 
 def each_transport(function):
-    for transport in ["loop", "shm", "tcp"] if has_zmq() else ["loop"]:
+    for transport in transports():
         function(transport)
 
 

@@ -3,14 +3,9 @@ import json
 import os
 
 from harness import FAILED, USAGE, main, refused, run, run_on_terminal, temporary_file
-from replay_tools import SMALL, check, data_file, has_zmq, need_zmq, replay, trace_of, transports
+from replay_tools import SMALL, check, data_file, fast, has_zmq, replay, trace_of, transports
 
 TINY = "layers=2,heads=2,head_dim=16,dtype=fp16"
-
-
-def fast():
-    """The transport to try most things with."""
-    return "shm" if has_zmq() else "loop"
 
 
 def with_trace(lengths, function, **options):
