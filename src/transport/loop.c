@@ -98,6 +98,15 @@ static struct loop_link *link_new(uint64_t sender, uint64_t receiver, uint64_t n
 
 static void loop_close(struct kvfi_transport *transport);
 
+/* From the thread that changed the table, or told by it. */
+static void tell_window(struct loop_transport *self, uint32_t region)
+{
+	const struct kvfi_region *entry = &self->env.regions->table[region];
+	uint64_t start = (uint64_t)(uintptr_t)entry->memory;
+
+	self->told[region] = (struct kvfi_window){region, start, start + entry->len_bytes};
+}
+
 static enum kvf_status loop_open(const struct kvfi_transport_env *env, struct kvfi_transport **transport_out)
 {
 	struct loop_transport *self = calloc(1, sizeof(*self));
@@ -111,10 +120,16 @@ static enum kvf_status loop_open(const struct kvfi_transport_env *env, struct kv
 	self->peers = calloc(env->max_peers, sizeof(*self->peers));
 	self->grants = calloc(env->max_grants, sizeof(*self->grants));
 	self->posts = calloc(env->max_posts, sizeof(*self->posts));
-	if (self->event_fd < 0 || self->peers == NULL || self->grants == NULL || self->posts == NULL) {
+	self->told = calloc(env->regions->max, sizeof(*self->told));
+	if (self->event_fd < 0 || self->peers == NULL || self->grants == NULL || self->posts == NULL ||
+		self->told == NULL) {
 		loop_close((struct kvfi_transport *)self);
 		return kvfi_fail(KVF_ENOMEM, "loop: out of memory for %u peers, %u grants, %u posts",
 			env->max_peers, env->max_grants, env->max_posts);
+	}
+	for (uint32_t i = 0; i < env->regions->max; i++) {
+		if (env->regions->table[i].in_use)
+			tell_window(self, i);
 	}
 	for (uint32_t i = 0; i < env->max_posts; i++) {
 		self->posts[i].next = self->free_posts;
@@ -186,31 +201,29 @@ static void set_all_windows(struct loop_transport *self, uint32_t region, uint64
 static enum kvf_status loop_region_added(struct kvfi_transport *transport, uint32_t region)
 {
 	struct loop_transport *self = kvfi_loop_self(transport);
-	const struct kvfi_region *entry = &self->env.regions->table[region];
-	uint64_t start = (uint64_t)(uintptr_t)entry->memory;
 
-	set_all_windows(self, region, start, start + entry->len_bytes);
+	tell_window(self, region);
+	set_all_windows(self, region, self->told[region].start, self->told[region].end);
 	return KVF_OK;
 }
 
 static void loop_region_removed(struct kvfi_transport *transport, uint32_t region)
 {
-	set_all_windows(kvfi_loop_self(transport), region, 0, 0);
+	struct loop_transport *self = kvfi_loop_self(transport);
+
+	self->told[region] = (struct kvfi_window){region, 0, 0};
+	set_all_windows(self, region, 0, 0);
 }
 
-static enum kvf_status make_windows(const struct kvfi_regions *regions, struct kvfi_windows *windows)
+static enum kvf_status make_windows(const struct loop_transport *self, struct kvfi_windows *windows)
 {
-	windows->table = calloc(regions->max, sizeof(*windows->table));
-	if (windows->table == NULL)
-		return kvfi_fail(KVF_ENOMEM, "loop: out of memory for %u windows", regions->max);
-	for (uint32_t i = 0; i < regions->max; i++) {
-		uint64_t start = (uint64_t)(uintptr_t)regions->table[i].memory;
+	uint32_t n = self->env.regions->max;
 
-		if (regions->table[i].in_use)
-			windows->table[i] =
-				(struct kvfi_window){i, start, start + regions->table[i].len_bytes};
-	}
-	atomic_store(&windows->n, regions->max);
+	windows->table = calloc(n, sizeof(*windows->table));
+	if (windows->table == NULL)
+		return kvfi_fail(KVF_ENOMEM, "loop: out of memory for %u windows", n);
+	memcpy(windows->table, self->told, n * sizeof(*windows->table));
+	atomic_store(&windows->n, n);
 	return KVF_OK;
 }
 
@@ -296,7 +309,7 @@ static enum kvf_status loop_connect(struct kvfi_transport *transport, uint32_t p
 	}
 	status = kvfi_lease_table_init(&link->leases, self->env.max_grants, false);
 	if (status == KVF_OK) {
-		status = make_windows(self->env.regions, &link->windows);
+		status = make_windows(self, &link->windows);
 		if (status != KVF_OK)
 			kvfi_lease_table_fini(&link->leases);
 	}
@@ -365,6 +378,7 @@ static void loop_close(struct kvfi_transport *transport)
 	free(self->peers);
 	free(self->grants);
 	free(self->posts);
+	free(self->told);
 	free(self);
 }
 
@@ -388,7 +402,8 @@ const struct kvfi_transport_ops kvfi_transport_loop = {
 	.revoke = kvfi_loop_revoke,
 	.quiet = kvfi_loop_quiet,
 	.release = kvfi_loop_release,
-	.send_frame = NULL, /* a frame is told by the receiver's own poll(); the in-process channel is as fast */
+	.send_frame =
+		NULL, /* a frame is told by the receiver's own poll(); the in-process channel is as fast */
 	.fd = loop_fd,
 	.poll = kvfi_loop_poll,
 };

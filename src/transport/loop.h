@@ -55,6 +55,7 @@ struct loop_transport {
 	struct kvfi_transport_env env;
 	struct loop_peer *peers;
 	struct loop_grant *grants;
+	struct kvfi_window *told; /* per region: what region_added told; the table itself is the front's */
 	struct loop_post *posts;
 	struct loop_post *free_posts;
 	struct loop_post *queue_first, **queue_last;
