@@ -40,24 +40,31 @@ def shared_memory():
     return {name for name in os.listdir("/dev/shm") if "kvf" in name}
 
 
-class Running:
-    """A replay that has moved its first request and waits an hour for the second."""
+def switches(pid):
+    """How often a process has slept."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("voluntary_ctxt_switches")))
 
-    def __init__(self, transport):
-        second = {"timestamp": 3600000, "input_length": 40, "output_length": 1, "hash_ids": [1]}
-        first = dict(second, timestamp=0)
-        self.trace = temporary_file(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+
+class Running:
+    """A replay that will not end by itself: busy with a hundred thousand requests, or at its start."""
+
+    def __init__(self, transport, busy=True):
+        line = {"timestamp": 0, "input_length": 40, "output_length": 1, "hash_ids": [1]}
+        self.trace = temporary_file((json.dumps(line) + "\n") * 100000)
         self.directory = tempfile.mkdtemp(prefix="kvferry-test-")
         self.before = shared_memory()
         self.n_ranks = 1 if transport == "loop" else 3
-        arguments = ["replay", self.trace, "--model", TINY, "--prefill", "tp=2", "--pool", "1MiB", "--rate", "real",
-                     "--transport", transport]
+        arguments = ["replay", self.trace, "--model", TINY, "--prefill", "tp=2", "--pool", "1MiB", "--transport",
+                     transport]
         self.process = subprocess.Popen([COMMAND, *arguments], env=dict(os.environ, TMPDIR=self.directory),
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         start_new_session=True)
         wait_until(lambda: len(children_of(self.process.pid)) == self.n_ranks or self.process.poll() is not None,
                    "the ranks have started")
         self.ranks = children_of(self.process.pid)
+        if busy:  # starting and connecting takes some ten reports, each request as many
+            wait_until(lambda: switches(self.process.pid) > 300, "requests are moving")
 
     def end(self):
         out, err = self.process.communicate(timeout=DEADLINE_S)
@@ -75,8 +82,8 @@ def each_transport(function):
 
 def test_interrupt_ends_everything():
     def interrupt(transport):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            running = Running(transport)
+        for number, busy in ((signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True)):
+            running = Running(transport, busy)
             # As a terminal does it: to the whole group.
             os.killpg(running.process.pid, number) if number == signal.SIGINT else running.process.send_signal(number)
             out, err, left = running.end()
