@@ -190,7 +190,7 @@ struct kvf_agent {
 	char listening[KVFI_ENDPOINT_BYTES]; /* the real control endpoint; "" */
 	bool threaded;
 	pthread_t thread;
-	pthread_t owner; /* who may touch the owner's half */
+	_Atomic pthread_t owner; /* who may touch the owner's half */
 	struct kvfi_workers *workers;
 	struct kvfi_inbox inbox;
 	uint32_t keep; /* places of the inbox that only bounded producers may use */

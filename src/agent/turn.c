@@ -28,9 +28,19 @@ void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input)
 
 /* ---- into the inbox: any thread ---- */
 
-static bool on_owner(const kvf_agent *agent)
+static bool on_owner(kvf_agent *agent)
 {
-	return pthread_equal(pthread_self(), agent->owner) != 0;
+	return pthread_equal(pthread_self(), atomic_load(&agent->owner)) != 0;
+}
+
+/* Without a progress thread whoever calls is the owner, and the sockets go with it. */
+static void adopt(kvf_agent *agent)
+{
+	if (agent->threaded || on_owner(agent))
+		return;
+	atomic_store(&agent->owner, pthread_self());
+	if (agent->control != NULL)
+		((struct kvfi_control_base *)(void *)agent->control)->ops->adopt(agent->control);
 }
 
 static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t len_bytes)
@@ -96,6 +106,7 @@ bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
 	struct item item = {.kind = ITEM_INPUT, .u.input = *input};
 
 	if (!agent->threaded) {
+		adopt(agent);
 		kvfi_owner_item(agent, &item);
 		return true;
 	}
@@ -108,8 +119,10 @@ enum kvf_status kvfi_owner_call(
 	struct call call = {.run = run, .arguments = arguments};
 	struct item item = {.kind = ITEM_CALL, .u.call = &call};
 
-	if (!agent->threaded)
+	if (!agent->threaded) {
+		adopt(agent);
 		return run(agent, arguments);
+	}
 	if (!kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep))
 		return kvfi_fail(KVF_EINTERNAL, "the agent is closing");
 	(void)pthread_mutex_lock(&agent->call_lock);
@@ -264,6 +277,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 	struct kvfi_input tick = {.kind = KVFI_IN_TICK};
 	bool more = true;
 
+	adopt(agent);
 	kvfi_inbox_rearm(&agent->inbox);
 	for (int round = 0; more && round < 16; round++) {
 		agent->sent = false;
@@ -440,7 +454,7 @@ enum kvf_status kvfi_owner_open(kvf_agent *agent)
 {
 	enum kvf_status status;
 
-	agent->owner = pthread_self();
+	atomic_store(&agent->owner, pthread_self());
 	agent->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (agent->epoll_fd < 0)
 		return kvfi_fail_errno(KVF_EIO, errno, "epoll_create1");
@@ -461,6 +475,7 @@ enum kvf_status kvfi_owner_open(kvf_agent *agent)
 
 void kvfi_owner_close(kvf_agent *agent)
 {
+	adopt(agent);
 	kvfi_inbox_shut(&agent->inbox);
 	for (uint32_t i = 0; i < agent->n_transports; i++)
 		agent->transports[i].ops->close(agent->transports[i].self);

@@ -9,15 +9,21 @@
 #include <stdio.h>
 #include "base/assert.h"
 
+/* The slot that is up, if one is: what was lost has a slot of its own until nothing names it. */
 struct peer *peer_find(struct kvfi_core *core, uint64_t instance_id, uint32_t rank)
 {
+	struct peer *found = NULL;
+
 	for (uint32_t i = 0; i < core->config.max_peers; i++) {
 		struct peer *peer = &core->peers[i];
 
-		if (peer->known && peer->instance_id == instance_id && peer->rank == rank)
+		if (!peer->known || peer->instance_id != instance_id || peer->rank != rank)
+			continue;
+		if (peer->up)
 			return peer;
+		found = peer;
 	}
-	return NULL;
+	return found;
 }
 
 const struct peer *peer_of_instance(const struct kvfi_core *core, uint64_t instance_id)
@@ -36,6 +42,25 @@ const struct peer *peer_of_instance(const struct kvfi_core *core, uint64_t insta
 	return found;
 }
 
+/* A session that waits for this rank: for its map, or for its data path. */
+static void session_peer_up(struct kvfi_core *core, struct session *session, uint32_t slot)
+{
+	const struct peer *peer = &core->peers[slot];
+
+	if (!session->resolved) {
+		rx_resolve(core, session);
+		return;
+	}
+	kvfi_list_for_each (at, &session->links) {
+		struct link *link = kvfi_container_of(at, struct link, in_session);
+
+		if (link->peer == KVFI_NONE && link->rank == peer->rank) {
+			rx_peer_up(core, link, slot); /* may end the session, and this list with it */
+			return;
+		}
+	}
+}
+
 void peer_up(struct kvfi_core *core, uint32_t slot, const struct kvfi_peer_up *info)
 {
 	struct peer *peer = &core->peers[slot];
@@ -51,19 +76,9 @@ void peer_up(struct kvfi_core *core, uint32_t slot, const struct kvfi_peer_up *i
 	kvfi_list_for_each_safe (at, &core->live) {
 		struct session *session = kvfi_container_of(at, struct session, node);
 
-		if (session->kind != SESSION_RX || session->instance_id != peer->instance_id ||
-			session->outcome_told)
-			continue;
-		if (!session->resolved) {
-			rx_resolve(core, session);
-			continue;
-		}
-		kvfi_list_for_each_safe (inner, &session->links) {
-			struct link *link = kvfi_container_of(inner, struct link, in_session);
-
-			if (link->peer == KVFI_NONE && link->rank == peer->rank && !session->outcome_told)
-				rx_peer_up(core, link, slot);
-		}
+		if (session->kind == SESSION_RX && session->instance_id == peer->instance_id &&
+			!session->outcome_told)
+			session_peer_up(core, session, slot);
 	}
 }
 
@@ -76,6 +91,8 @@ static void link_lost(struct kvfi_core *core, struct link *link, const struct kv
 	if (session != NULL && !session->outcome_told)
 		session_fail(core, session, down->status, "rank %u of instance %llu: %s", link->rank,
 			(unsigned long long)core->peers[link->peer].instance_id, down->reason);
+	if (link->kind == LINK_FREE)
+		return; /* its session was released with the failure, and the link with it */
 	if (link->kind == LINK_TX) {
 		tx_link_stop(core, link);
 		if (link->posted == 0)

@@ -295,7 +295,9 @@ void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 	if (session != NULL)
 		session_fail(core, session, KVF_CANCELLED, "decode rank %u cancelled: %s", link->rank,
 			msg->u.cancel.reason);
-	if (link->posted == 0)
+	if (link->kind == LINK_FREE) /* finished before, and released with the failure */
+		send_quiet(core, peer, &msg->header);
+	else if (link->posted == 0)
 		link_cancelled(core, link);
 	if (session != NULL)
 		session_try_release(core, session);

@@ -264,7 +264,7 @@ static void receiver_failed(struct kvfi_core *core, struct link *link, const str
 	if (session != NULL)
 		session_fail(
 			core, session, status, "decode rank %u: %s", link->rank, kvf_status_text(status));
-	if (link->posted == 0)
+	if (link->kind != LINK_FREE && link->posted == 0)
 		tx_link_over(core, link);
 	if (session != NULL)
 		session_try_release(core, session);
