@@ -88,7 +88,6 @@ static bool differs_group(const struct kvf_group *prefill, const struct kvf_grou
 	return false;
 }
 
-/* The group that holds the layer, or n_groups; the same group on both sides is preferred. */
 static bool group_holds(const struct kvf_group *group, uint32_t layer)
 {
 	uint32_t lo = 0, hi = group->n_layers;

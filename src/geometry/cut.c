@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "base/assert.h"
 #include "base/status.h"
 #include "geometry/geometry.h"
 
@@ -276,11 +277,13 @@ static bool pick_owned(struct work *work, struct kvfi_cut *cut)
 
 	cut->n_layers = 0;
 	for (uint32_t i = 0; i < n_all; i++) {
-		struct kind *kind = &work->kinds[work->kind_of[i]];
+		struct kind *kind;
 		struct kvfi_cut_layer layer = cut->layers[i];
 		struct kvfi_cut_layer *before = cut->n_layers > 0 ? &cut->layers[cut->n_layers - 1] : NULL;
 		uint32_t first = cut->n_boxes;
 
+		KVFI_ASSERT(work->kind_of[i] < work->n_kinds);
+		kind = &work->kinds[work->kind_of[i]];
 		if (!add_boxes(work, kind, kind->n_seen++, cut))
 			return false;
 		if (cut->n_boxes == first)
@@ -303,7 +306,7 @@ static bool work_init(struct work *work, struct kvfi_cut *cut)
 	uint32_t n_layers = ask->sides.dst->ranks[ask->dst].groups[work->g].n_layers;
 
 	work->candidates = malloc(n_ranks * sizeof(*work->candidates));
-	work->kind_of = malloc((n_layers + 1) * sizeof(*work->kind_of));
+	work->kind_of = calloc(n_layers + 1, sizeof(*work->kind_of));
 	cut->layers = malloc((n_layers + 1) * sizeof(*cut->layers));
 	cut->max_layers = n_layers;
 	if (!work->candidates || !work->kind_of || !cut->layers)

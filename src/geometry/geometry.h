@@ -89,6 +89,7 @@ struct kvfi_bound {
  * Linear in the number of ids, allocates nothing.
  * Errors: KVF_BLOCK_LIST with group and values in kvf_error(): a list longer than its total, an id >= blocks of its side,
  * a destination that starts earlier than the source outside a windowed group. bytes 0 with KVF_OK is legal: nothing to move.
+ * After an error *bound_out is scratch.
  */
 KVF_MUST_CHECK enum kvf_status kvfi_bind(const kvf_plan *plan, const struct kvfi_shape *shape,
 	const struct kvfi_ids *src, const struct kvfi_ids *dst, struct kvfi_bound *bound_out);
@@ -113,7 +114,10 @@ KVF_MUST_CHECK enum kvf_status kvfi_expected_ranges(
 KVF_MUST_CHECK enum kvf_status kvfi_check_lists(const struct kvf_layout *own, const struct kvfi_shape *shape,
 	const struct kvfi_ids *lists, uint32_t cp, uint32_t cp_rank);
 
-/* A strip: count runs of len bytes; run i at src + i*src_stride, dst + i*dst_stride, canonical position pos + i*pos_stride.
+/* Canonical order: (group, range, destination block cut to its range, layer, part, head, token), by bytes. Both sides name the
+ * same ranges, so both count the same positions.
+ *
+ * A strip: count runs of len bytes; run i at src + i*src_stride, dst + i*dst_stride, canonical position pos + i*pos_stride.
  * The side that is not walked is 0. In a merged walk (KVFI_WALK_MERGED) a run may be several rows that are not neighbours in
  * canonical order; pos then belongs to its first byte only. */
 struct kvfi_strip {

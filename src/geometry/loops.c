@@ -3,8 +3,8 @@
  *
  * Canonical walks keep the order (layer, part, head, token) and merge from the inside out where the walked
  * sides are contiguous. The merged walk may take the axes in any order: it first swallows every axis that
- * continues the run on both sides, then puts the smaller destination stride inside. Pure; tens of
- * nanoseconds; any thread.
+ * continues the run on both sides, then puts the smaller destination strides inside, and innermost an axis that is
+ * long enough for a strip to be worth its overhead. Pure; tens of nanoseconds; any thread.
  */
 #include <stdbool.h>
 #include "geometry/plan.h"

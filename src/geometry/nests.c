@@ -1,4 +1,4 @@
-/* nests.c - from a cut and two groups to nests, and from a nest to the loops of one walk.
+/* nests.c - from a cut and two groups to nests; loops.c goes on from there.
  *
  * Building is greedy and in canonical order: a nest takes all boxes of a layer, and then the following
  * layers, as long as the origins move by constant strides on both sides; a layer that does not fit this form

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include "base/assert.h"
 #include "base/status.h"
 
 #define MAX_AXES 3u
@@ -107,6 +108,7 @@ static enum kvf_status check_cluster(const struct lattice *cluster, size_t n)
 	for (size_t i = 0; i < n; i++)
 		if (cluster[i].axis == cluster[i].n_axes || cluster[i].stride[cluster[i].axis] != stride)
 			return fail_overlap(&cluster[i == 0 ? 1 : 0], &cluster[i]);
+	KVFI_ASSERT(stride != 0); /* it steps over a row at least: check_nested */
 	inner = malloc(2 * n * sizeof(*inner));
 	if (!inner)
 		return kvfi_fail(KVF_ENOMEM, "layout check: out of memory");

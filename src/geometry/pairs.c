@@ -19,6 +19,8 @@ struct scratch {
 	uint32_t src_dp;
 	uint32_t n_candidates;
 	struct kvfi_candidate *candidates; /* every source rank of the DP index */
+	uint32_t n_paired;
+	uint32_t *paired; /* of them: by intervals and layers */
 	struct pair_list list;
 };
 
@@ -70,42 +72,71 @@ static bool holds_layer(const struct kvf_rank_group *held, uint32_t layer)
 	return lo < held->n_layers && held->layers[lo] == layer;
 }
 
-/* How far the heads of one (layer, part) are held by paired sources without a gap, counted from `head`. */
-static uint32_t covered_to(
-	const struct scratch *scratch, uint32_t g, uint32_t layer, uint32_t part, uint32_t head)
+/* One part of one layer that a destination holds. */
+struct wanted {
+	uint32_t group, layer, part;
+	uint32_t start, end; /* heads */
+};
+
+static bool reaches(const struct scratch *scratch, const struct kvfi_candidate *candidate,
+	const struct wanted *wanted, uint32_t *end_out)
+{
+	const struct kvf_rank_group *held = &scratch->sides.src->ranks[candidate->rank].groups[wanted->group];
+
+	*end_out = held->head_start[wanted->part] + held->head_count[wanted->part];
+	return held->head_start[wanted->part] < wanted->end && wanted->start < *end_out &&
+	       holds_layer(held, wanted->layer);
+}
+
+/* Moves wanted->start behind the heads that paired sources hold from there on without a gap. */
+static void cover(const struct scratch *scratch, struct wanted *wanted)
 {
 	bool grew = true;
 
-	while (grew) {
+	while (grew && wanted->start < wanted->end) {
 		grew = false;
-		for (uint32_t i = 0; i < scratch->n_candidates; i++) {
-			const struct kvfi_candidate *candidate = &scratch->candidates[i];
-			const struct kvf_rank_group *held =
-				&scratch->sides.src->ranks[candidate->rank].groups[g];
-			uint32_t end = held->head_start[part] + held->head_count[part];
+		for (uint32_t i = 0; i < scratch->n_paired; i++) {
+			const struct kvfi_candidate *candidate = &scratch->candidates[scratch->paired[i]];
+			const struct kvf_rank *rank = &scratch->sides.src->ranks[candidate->rank];
+			uint32_t end;
 
-			if (!candidate->paired || held->head_start[part] > head || end <= head ||
-				!holds_layer(held, layer))
+			if (!reaches(scratch, candidate, wanted, &end) ||
+				rank->groups[wanted->group].head_start[wanted->part] > wanted->start)
 				continue;
-			head = end;
+			wanted->start = end;
 			grew = true;
 		}
 	}
-	return head;
 }
 
-/* Does dst hold a cell that no paired source holds? */
+/* Is there a head that no paired source holds in this layer and another source may? */
+static bool is_hole(const struct scratch *scratch, struct wanted *wanted)
+{
+	uint32_t end;
+
+	cover(scratch, wanted);
+	if (wanted->start >= wanted->end)
+		return false;
+	for (uint32_t i = 0; i < scratch->n_candidates; i++)
+		if (!scratch->candidates[i].paired && reaches(scratch, &scratch->candidates[i], wanted, &end))
+			return true;
+	return false;
+}
+
+/* Does dst hold a cell that no paired source holds, but another does? */
 static bool has_hole(const struct scratch *scratch, uint32_t dst)
 {
 	for (uint32_t g = 0; g < scratch->sides.dst->n_groups; g++) {
-		const struct kvf_rank_group *wanted = &scratch->sides.dst->ranks[dst].groups[g];
+		const struct kvf_rank_group *held = &scratch->sides.dst->ranks[dst].groups[g];
 
-		for (uint32_t p = 0; p < KVF_MAX_PARTS; p++) {
-			uint32_t start = wanted->head_start[p], end = start + wanted->head_count[p];
+		for (uint32_t i = 0; i < held->n_layers; i++) {
+			for (uint32_t p = 0; p < KVF_MAX_PARTS; p++) {
+				struct wanted wanted = {g, held->layers[i], p, held->head_start[p],
+					held->head_start[p] + held->head_count[p]};
 
-			for (uint32_t i = 0; start != end && i < wanted->n_layers; i++)
-				if (covered_to(scratch, g, wanted->layers[i], p, start) < end)
+				if (is_hole(scratch, &wanted))
 					return true;
+			}
 		}
 	}
 	return false;
@@ -133,13 +164,22 @@ static void elect_aux(const struct scratch *scratch, struct kvf_pair *pairs, uin
 		best->aux = 1;
 }
 
+static void find_candidates(struct scratch *scratch, uint32_t dst)
+{
+	scratch->n_candidates =
+		kvfi_candidates(&scratch->sides, scratch->src_dp, dst, true, scratch->candidates);
+	scratch->n_paired = 0;
+	for (uint32_t i = 0; i < scratch->n_candidates; i++)
+		if (scratch->candidates[i].paired)
+			scratch->paired[scratch->n_paired++] = i;
+}
+
 static enum kvf_status pair_destination(struct scratch *scratch, uint32_t dst)
 {
 	uint32_t first = scratch->list.n;
 	bool hole;
 
-	scratch->n_candidates =
-		kvfi_candidates(&scratch->sides, scratch->src_dp, dst, true, scratch->candidates);
+	find_candidates(scratch, dst);
 	hole = has_hole(scratch, dst);
 	for (uint32_t i = 0; i < scratch->n_candidates; i++) {
 		const struct kvfi_candidate *candidate = &scratch->candidates[i];
@@ -201,8 +241,9 @@ enum kvf_status kvf_pairs(const struct kvf_instance *prefill, const struct kvf_i
 	if (status != KVF_OK)
 		return status;
 	scratch.candidates = malloc(prefill->n_ranks * sizeof(*scratch.candidates));
-	if (!scratch.candidates)
-		return kvfi_fail(KVF_ENOMEM, "pairs: out of memory");
+	scratch.paired = malloc(prefill->n_ranks * sizeof(*scratch.paired));
+	if (!scratch.candidates || !scratch.paired)
+		status = kvfi_fail(KVF_ENOMEM, "pairs: out of memory");
 	for (uint32_t dst = 0; status == KVF_OK && dst < decode->n_ranks; dst++)
 		if (dst_dp == KVF_DP_UNKNOWN || kvfi_rank_dp(decode, dst) == dst_dp)
 			status = pair_destination(&scratch, dst);
@@ -216,6 +257,7 @@ enum kvf_status kvf_pairs(const struct kvf_instance *prefill, const struct kvf_i
 		*n_out = scratch.list.n;
 	}
 	free(scratch.list.pairs);
+	free(scratch.paired);
 	free(scratch.candidates);
 	return status;
 }

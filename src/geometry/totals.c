@@ -191,7 +191,6 @@ struct run_list {
 	uint64_t max, n;
 };
 
-/* Where a nest's loops are: the odometer over outer loops, as layer and part of the run that begins there. */
 static void add_run(struct run_list *list, const struct kvf_run *run)
 {
 	if (list->n < list->max)

@@ -195,6 +195,36 @@ static void six_heads_on_tp4(void **state)
 	kvf_instance_free(prefill);
 }
 
+/* tp, pp, attention-dp of both sides; every one moves every byte. */
+static void the_topologies_of_the_design(void **state)
+{
+	static const struct {
+		bool mla;
+		uint32_t src_tp, src_pp, src_dp, dst_tp, dst_pp, dst_dp;
+	} cases[] = {{false, 1, 1, 1, 1, 1, 1}, {false, 1, 1, 1, 1, 2, 1}, {false, 1, 2, 1, 1, 1, 1},
+		{false, 1, 2, 1, 1, 2, 1}, {false, 1, 2, 1, 2, 1, 1}, {false, 2, 1, 1, 1, 2, 1},
+		{false, 4, 1, 1, 2, 2, 1}, {false, 1, 4, 1, 2, 2, 1}, {false, 2, 1, 2, 2, 1, 2},
+		{false, 2, 1, 2, 1, 2, 1}, {false, 1, 4, 1, 2, 2, 2}, {true, 2, 1, 1, 2, 1, 2},
+		{true, 2, 1, 2, 2, 1, 1}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct kvf_parallel from = {
+			.tp = cases[i].src_tp, .pp = cases[i].src_pp, .cp = 1, .dp = cases[i].src_dp};
+		struct kvf_parallel to = {
+			.tp = cases[i].dst_tp, .pp = cases[i].dst_pp, .cp = 1, .dp = cases[i].dst_dp};
+		struct kvf_instance *prefill, *decode;
+		struct simple_model simple;
+
+		simple_model_init(&simple, 4, cases[i].mla ? 1 : 4, 512, cases[i].mla ? 1 : 2);
+		prefill = make_instance(&simple.model, KVF_PREFILL, &from);
+		decode = make_instance(&simple.model, KVF_DECODE, &to);
+		expect_every_byte_once(&simple.model, prefill, decode);
+		kvf_instance_free(prefill);
+		kvf_instance_free(decode);
+	}
+}
+
 /* Source and destination blocks of each pair that a bound moves, for TP1 -> TP1 of equal blocks. */
 static uint32_t list_blocks(const struct kvfi_bound *bound, int32_t (*out)[2])
 {
@@ -329,6 +359,7 @@ int main(void)
 		cmocka_unit_test(mla_with_attention_dp),
 		cmocka_unit_test(aux_of_uneven_sizes),
 		cmocka_unit_test(six_heads_on_tp4),
+		cmocka_unit_test(the_topologies_of_the_design),
 		cmocka_unit_test(block_lists_align_at_the_head),
 		cmocka_unit_test(windows_drop_stale_blocks),
 		cmocka_unit_test(chunks_are_whole_blocks_of_the_sender),

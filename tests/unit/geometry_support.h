@@ -49,4 +49,16 @@ struct kvf_instance *make_instance(
 void plan_ranks(struct rank_pair *pair, const struct kvf_model *model, const struct side_options *prefill,
 	const struct side_options *decode, enum kvf_replica replica);
 
+/* Block-major, 16 blocks of tpb tokens. */
+struct kvf_layout *make_layout(
+	const struct kvf_model *model, const struct kvf_instance *instance, uint32_t rank, uint32_t tpb);
+
+/* Bytes of a prompt of two blocks of 8 tokens that one pair moves. */
+uint64_t pair_bytes(const struct kvf_model *model, const struct kvf_instance *prefill, uint32_t src,
+	const struct kvf_instance *decode, uint32_t dst);
+
+/* For every DP index: all that a destination holds comes in, whoever sends it; every byte once. */
+void expect_every_byte_once(
+	const struct kvf_model *model, const struct kvf_instance *prefill, const struct kvf_instance *decode);
+
 #endif
