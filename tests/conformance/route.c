@@ -262,9 +262,16 @@ bool route_is_blank(const struct route *route)
 	return memory[0] == CANARY && memcmp(memory, memory + 1, route->dst_bytes - 1) == 0;
 }
 
-bool route_has_begun(const struct route *route)
+/* A glance at memory that others write meanwhile: a race by intent. */
+__attribute__((no_sanitize("thread"))) bool route_has_begun(const struct route *route)
 {
-	return !route_is_blank(route);
+	const volatile unsigned char *memory = side_memory(route->decode, route->dst_region);
+
+	for (uint64_t i = 0; i < route->dst_bytes; i += 64) {
+		if (memory[i] != CANARY)
+			return true;
+	}
+	return false;
 }
 
 bool route_has_arrived(const struct route *route)

@@ -25,7 +25,7 @@ static void add_strip(struct world *world, uint64_t start, uint64_t len, int64_t
 {
 	world->strips[world->n++] = (struct kvfi_host_strip){world->src + start, stride, len, count};
 	for (uint64_t i = 0; i < count; i++) {
-		memcpy(world->want + world->bytes, world->src + start + i * (uint64_t)stride, len);
+		memcpy(world->want + world->bytes, world->src + (int64_t)start + (int64_t)i * stride, len);
 		world->bytes += len;
 	}
 }

@@ -41,11 +41,11 @@ void rig_side_open(struct rig_side *side)
 	assert_int_equal(kvfi_transport_tcp.open(&side->env, &side->transport), KVF_OK);
 }
 
+/* What it has told stays readable. */
 void rig_side_close(struct rig_side *side)
 {
 	kvfi_transport_tcp.close(side->transport);
-	(void)pthread_mutex_destroy(&side->lock);
-	(void)pthread_cond_destroy(&side->told);
+	side->transport = NULL;
 }
 
 static bool take(struct rig_side *side, enum kvfi_done_kind kind, struct kvfi_done *done_out)

@@ -110,7 +110,7 @@ static void a_stalled_receiver_stops_nobody_else(void **state)
 	post = rig_post(&large, 1, 1, 0, 0);
 	post.sum = false;
 	assert_int_equal(OPS.post(prefill.transport, &post), KVF_OK);
-	post.id = 2;
+	post = rig_post(&small, 2, 1, 0, 0);
 	post.slice = 4;
 	assert_int_equal(OPS.post(prefill.transport, &post), KVF_OK);
 	for (uint32_t i = 0; i < 3; i++) {
