@@ -5,9 +5,9 @@
  * are over shm.
  *
  * Links. expect() puts a link into the process-wide list `expected`; connect() takes it out and attaches the other end. Both ends, their
- * posts and grants hold a reference. An end is touched under the link's lock only, and a chunk is copied under it: whoever has detached
- * (disconnect, close) can be sure that no poll of the other agent reads its regions or calls its notify any more; it waits for one chunk
- * at most. Lock order: expected, link, whatever notify takes.
+ * posts and grants hold a reference; the list does not: who expects takes its link out before it lets go. An end is touched under the
+ * link's lock only, and a chunk is copied under it: whoever has detached (disconnect, close) can be sure that no poll of the other agent
+ * reads its regions or calls its notify any more; it waits for one chunk at most. Lock order: expected, link, whatever notify takes.
  *
  * All else belongs to the owner thread of its transport.
  */
@@ -61,7 +61,6 @@ static void unexpect(struct loop_link *link)
 	for (at = &expected; *at != NULL; at = &(*at)->next) {
 		if (*at == link) {
 			*at = link->next;
-			kvfi_loop_link_put(link);
 			break;
 		}
 	}
@@ -249,12 +248,12 @@ static enum kvf_status loop_expect(
 	self->peers[peer] = (struct loop_peer){link, LOOP_SENDER};
 	(void)pthread_mutex_lock(&expected_lock);
 	link->next = expected;
-	expected = kvfi_loop_link_get(link);
+	expected = link;
 	(void)pthread_mutex_unlock(&expected_lock);
 	return KVF_OK;
 }
 
-/* The expected link, out of the list, with the list's reference. */
+/* The expected link, out of the list, with a reference. */
 static struct loop_link *take_expected(uint64_t sender, uint64_t receiver, uint64_t number)
 {
 	struct loop_link **at, *link;
@@ -267,7 +266,7 @@ static struct loop_link *take_expected(uint64_t sender, uint64_t receiver, uint6
 	}
 	link = *at;
 	if (link != NULL)
-		*at = link->next;
+		*at = kvfi_loop_link_get(link)->next;
 	(void)pthread_mutex_unlock(&expected_lock);
 	return link;
 }

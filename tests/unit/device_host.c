@@ -22,7 +22,7 @@ static void fill(unsigned char *memory, size_t len, uint64_t seed)
 static void check_strip(copy_fn copy, uint64_t len, uint64_t count, uint64_t gap, uint64_t shift)
 {
 	uint64_t src_stride = len + 3 * gap, dst_stride = len + gap;
-	size_t src_bytes = src_stride * count + shift, dst_bytes = dst_stride * count + shift;
+	size_t src_bytes = src_stride * count + shift + 1, dst_bytes = dst_stride * count + shift + 1;
 	unsigned char *src = malloc(src_bytes), *dst = malloc(dst_bytes), *want = malloc(dst_bytes);
 
 	assert_true(src != NULL && dst != NULL && want != NULL);
