@@ -1,6 +1,7 @@
 /* demo.c - kvferry demo: a replay with good defaults, told so that a newcomer understands what happened.
  *
- * Small on purpose: 6 ranks of 192 MiB, a few seconds on two cores. Without ZeroMQ its ranks are agents of one process.
+ * Small on purpose: 6 ranks of 192 MiB, a few seconds on two cores. Without ZeroMQ its ranks are agents of
+ * one process.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
-/* replay.c - kvferry replay: the KV cache of a stream of requests, moved between real processes, every byte checked. This file parses
- * and prints; replay_setup.c decides, replay_schedule.c coordinates, replay_rank.c is a rank.
+/* replay.c - kvferry replay: the KV cache of a stream of requests, moved between real processes, every byte
+ * checked. This file parses and prints; replay_setup.c decides, replay_schedule.c coordinates,
+ * replay_rank.c is a rank.
  */
 #include "cli/replay.h"
 

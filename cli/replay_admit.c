@@ -1,9 +1,10 @@
 /* replay_admit.c - gives blocks to requests and takes them back.
  *
- * Guarantees: a request gets all its blocks on both sides or none, so that requests that wait hold nothing and the first in line
- * always gets its turn. A block enters the reuse index only from a request whose content has been proven and whose sessions are
- * released. Only whole 512-token blocks of the trace are shared; a key names the content of all tokens up to the block's end, so that
- * a prefix is reused from its beginning or not at all. One thread: the coordinator's.
+ * Guarantees: a request gets all its blocks on both sides or none, so that requests that wait hold nothing
+ * and the first in line always gets its turn. A block enters the reuse index only from a request whose
+ * content has been proven and whose sessions are released. Only whole 512-token blocks of the trace are
+ * shared; a key names the content of all tokens up to the block's end, so that a prefix is reused from its
+ * beginning or not at all. One thread: the coordinator's.
  */
 #include "cli/replay_admit.h"
 
@@ -157,7 +158,8 @@ struct visited {
 };
 typedef void list_visit(const struct visited *list, void *argument);
 
-/* Every list of a slot with its pool. The `reused` ones of the prefill side are new ids, too: nothing is computed into them. */
+/* Every list of a slot with its pool. The `reused` ones of the prefill side are new ids, too: nothing is
+ * computed into them. */
 static void visit_lists(struct replay_admit *admit, uint32_t slot, list_visit *visit, void *argument)
 {
 	const struct replay_slot *on = replay_board_slot(admit->board, slot);

@@ -18,10 +18,11 @@ bool replay_admit_init(
 	struct replay_admit *admit, const struct replay_setup *setup, const struct replay_board *board);
 void replay_admit_fini(struct replay_admit *admit);
 
-/* replay_admit_request - fills a slot of the board. False: no room now; nothing has changed. reused_out: tokens that the decode side has
- * already. */
+/* replay_admit_request - fills a slot of the board. False: no room now; nothing has changed. reused_out:
+ * tokens that the decode side has already. */
 bool replay_admit_request(struct replay_admit *admit, uint32_t slot, uint32_t request, uint64_t *reused_out);
-/* Gives a slot's blocks back. good: the decode side has its content and its sessions are released, so that later requests may reuse it. */
+/* Gives a slot's blocks back. good: the decode side has its content and its sessions are released, so that
+ * later requests may reuse it. */
 void replay_admit_release(struct replay_admit *admit, uint32_t slot, bool good);
 /* Bytes that the slot's request must move. */
 uint64_t replay_admit_expected(const struct replay_admit *admit, uint32_t slot);

@@ -1,9 +1,9 @@
 /* replay_blocks.c - block allocator and reuse index of one group of one rank.
  *
- * Guarantees: every operation is O(1) but for the length of a list that is taken; the same calls from the same seed give the same
- * ids. Misuse (giving a free block, counting below zero) ends the program: it would make a replay prove nothing.
- * One thread: the coordinator's. Random picks over a dense array of free ids fragment on purpose: each pick starts a run of
- * consecutive ids whose length is geometric.
+ * Guarantees: every operation is O(1) but for the length of a list that is taken; the same calls from the
+ * same seed give the same ids. Misuse (giving a free block, counting below zero) ends the program: it would
+ * make a replay prove nothing. One thread: the coordinator's. Random picks over a dense array of free ids
+ * fragment on purpose: each pick starts a run of consecutive ids whose length is geometric.
  */
 #include "cli/replay_blocks.h"
 

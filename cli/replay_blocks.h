@@ -1,8 +1,9 @@
-/* replay_blocks.h - the block ids of one group of one rank: a fragmenting allocator and the index of blocks that later requests may
- * reuse.
+/* replay_blocks.h - the block ids of one group of one rank: a fragmenting allocator and the index of blocks
+ * that later requests may reuse.
  *
- * A block is free, or in use by one request, or in the index: there it has a key (what its content is), counts the requests that use
- * it, and is evicted, least recently used first, when nobody does and room is needed. Sized at init; nothing is allocated afterwards.
+ * A block is free, or in use by one request, or in the index: there it has a key (what its content is),
+ * counts the requests that use it, and is evicted, least recently used first, when nobody does and room is
+ * needed. Sized at init; nothing is allocated afterwards.
  */
 #ifndef KVFERRY_CLI_REPLAY_BLOCKS_H
 #define KVFERRY_CLI_REPLAY_BLOCKS_H

@@ -1,7 +1,8 @@
 /* replay_board.c - the shared table of requests in flight.
  *
- * Guarantees: fixed size from the start; a slot has room for every list of the longest request. Owned by the coordinator, inherited
- * by the ranks through fork; the memory is anonymous and gone with the last process.
+ * Guarantees: fixed size from the start; a slot has room for every list of the longest request. Owned by
+ * the coordinator, inherited by the ranks through fork; the memory is anonymous and gone with the last
+ * process.
  */
 #include "cli/replay_board.h"
 

@@ -1,8 +1,9 @@
-/* replay_board.h - what coordinator and ranks say to each other: a shared table of the requests in flight, and small messages.
+/* replay_board.h - what coordinator and ranks say to each other: a shared table of the requests in flight,
+ * and small messages.
  *
- * The board is anonymous shared memory, mapped before the ranks are forked: one slot per request in flight, with the block ids of
- * every list. A slot is written by the coordinator while no rank works on it (the first sending rank adds the ticket before it
- * reports PREPARED); messages order the accesses.
+ * The board is anonymous shared memory, mapped before the ranks are forked: one slot per request in flight,
+ * with the block ids of every list. A slot is written by the coordinator while no rank works on it (the
+ * first sending rank adds the ticket before it reports PREPARED); messages order the accesses.
  */
 #ifndef KVFERRY_CLI_REPLAY_BOARD_H
 #define KVFERRY_CLI_REPLAY_BOARD_H
@@ -11,8 +12,8 @@
 #include "cli/content.h"
 #include "cli/replay_setup.h"
 
-/* Blocks first, first + step, ... of the prompt, step being the side's cp; ids[0 .. reused) are not sent: on the decode side they
- * hold an earlier request's prefix, on the prefill side they were never computed. */
+/* Blocks first, first + step, ... of the prompt, step being the side's cp; ids[0 .. reused) are not sent:
+ * on the decode side they hold an earlier request's prefix, on the prefill side they were never computed. */
 struct replay_list {
 	uint64_t first;
 	uint32_t n, reused;

@@ -1,8 +1,8 @@
 /* replay_geometry.c - block counts, moved tokens and expected bytes of a request.
  *
- * Guarantees: no allocation, no state; any thread. Formulas are those of the block lists of the mapping (docs/architecture.md):
- * stale blocks come from the whole prompt, both lists are cut at the head to the later of the two starts, and what moves ends with
- * the shorter of the two last blocks.
+ * Guarantees: no allocation, no state; any thread. Formulas are those of the block lists of the mapping
+ * (docs/architecture.md): stale blocks come from the whole prompt, both lists are cut at the head to the
+ * later of the two starts, and what moves ends with the shorter of the two last blocks.
  */
 #include "cli/replay_geometry.h"
 

@@ -1,7 +1,8 @@
-/* replay_geometry.h - which blocks a request holds on each side, which tokens move, and how many bytes that must be.
+/* replay_geometry.h - which blocks a request holds on each side, which tokens move, and how many bytes that
+ * must be.
  *
- * Pure arithmetic on the model and the instance maps, written apart from the library's plans: it is what their results are
- * compared with.
+ * Pure arithmetic on the model and the instance maps, written apart from the library's plans: it is what
+ * their results are compared with.
  */
 #ifndef KVFERRY_CLI_REPLAY_GEOMETRY_H
 #define KVFERRY_CLI_REPLAY_GEOMETRY_H

@@ -1,7 +1,9 @@
-/* replay_host.c - the loop of a rank process: commands in, events of its agents, jobs in small steps, reports out.
+/* replay_host.c - the loop of a rank process: commands in, events of its agents, jobs in small steps,
+ * reports out.
  *
- * Guarantees: sleeps when there is nothing to do; a long job (filling or checking a GiB) is done in steps, so that commands and events
- * are looked at between them. Ends at once when the coordinator is gone. One thread, beside those of the agents.
+ * Guarantees: sleeps when there is nothing to do; a long job (filling or checking a GiB) is done in steps,
+ * so that commands and events are looked at between them. Ends at once when the coordinator is gone. One
+ * thread, beside those of the agents.
  */
 #include "cli/replay_host.h"
 
@@ -72,7 +74,8 @@ void replay_host_job(struct replay_rank *rank, uint32_t kind, uint32_t slot)
 	host->n_jobs++;
 }
 
-/* One step of the oldest job; the others take turns, so that a short one does not wait for a long one to end. */
+/* One step of the oldest job; the others take turns, so that a short one does not wait for a long one to
+ * end. */
 static void step_jobs(struct host *host)
 {
 	struct host_job current = host->jobs[host->jobs_head];

@@ -1,8 +1,9 @@
 /* replay_memory.c - fills, clears, checks and sweeps the KV memory of one rank.
  *
- * Guarantees: a block is written here only while the coordinator has given it to a request whose transfer has not begun; every
- * other access reads. Which tokens of a block a transfer writes is a pure function of the request (replay_moved); what lies outside
- * keeps the guard pattern, and is checked to. Owns the table of owners; one thread, the rank's.
+ * Guarantees: a block is written here only while the coordinator has given it to a request whose transfer
+ * has not begun; every other access reads. Which tokens of a block a transfer writes is a pure function of
+ * the request (replay_moved); what lies outside keeps the guard pattern, and is checked to. Owns the table
+ * of owners; one thread, the rank's.
  */
 #include "cli/replay_memory.h"
 

@@ -1,8 +1,10 @@
-/* replay_memory.h - the KV memory of one rank as a replay sees it: filled with known content, checked byte by byte.
+/* replay_memory.h - the KV memory of one rank as a replay sees it: filled with known content, checked byte
+ * by byte.
  *
- * For every block it is known what it holds: the content of a request's block, the guard pattern (never used), or nothing certain
- * (a transfer runs or has failed). Before a decode block is used again it is compared with what it was left with, and at the end
- * the whole pool is, so that a byte written where none was due is found.
+ * For every block it is known what it holds: the content of a request's block, the guard pattern (never
+ * used), or nothing certain (a transfer runs or has failed). Before a decode block is used again it is
+ * compared with what it was left with, and at the end the whole pool is, so that a byte written where none
+ * was due is found.
  */
 #ifndef KVFERRY_CLI_REPLAY_MEMORY_H
 #define KVFERRY_CLI_REPLAY_MEMORY_H
@@ -30,7 +32,8 @@ struct replay_memory {
 	struct replay_owner *owners[KVF_MAX_GROUPS]; /* per block */
 };
 
-/* Borrows layout and pool. Fills the pool with the guard pattern, unless nothing is to be verified. False: out of memory. */
+/* Borrows layout and pool. Fills the pool with the guard pattern, unless nothing is to be verified. False:
+ * out of memory. */
 bool replay_memory_init(struct replay_memory *memory, const struct replay_setup *setup,
 	const struct replay_board *board, uint32_t side, uint32_t rank);
 void replay_memory_attach(

@@ -98,7 +98,8 @@ static int compare_extents(const void *a, const void *b)
 	return (x->start > y->start) - (x->start < y->start);
 }
 
-/* From the first to the last byte of each (layer, part); cells of one do not leave holes that no other fills. */
+/* From the first to the last byte of each (layer, part); cells of one do not leave holes that no other
+ * fills. */
 static uint32_t list_extents(const struct kvf_layout *layout, struct extent *extents)
 {
 	uint32_t n = 0;

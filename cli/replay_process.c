@@ -1,9 +1,11 @@
 /* replay_process.c - forks the ranks, carries messages, and leaves nothing behind.
  *
- * Guarantees: children are stopped by pid and reaped on every path; the runtime directory (0700, in $TMPDIR or /tmp) is removed by the
- * coordinator, so also when ranks die. A child ends when its socket ends (the coordinator has closed it or is gone) and, should
- * it be busy, by PR_SET_PDEATHSIG. Children ignore Ctrl-C: the terminal sends it to all, and only the coordinator decides.
- * The coordinator's one thread; it has no others, so that fork is safe.
+ * Guarantees: children are stopped by pid and reaped on every path; the runtime directory (0700, in $TMPDIR
+ * or /tmp) is removed by the coordinator, so also when ranks die; when the coordinator itself was killed
+ * its children do it. A child ends when its socket ends (the coordinator has closed it or is gone) and,
+ * should it be stuck in something then, some seconds after PR_SET_PDEATHSIG. Children ignore Ctrl-C: the
+ * terminal sends it to all, and only the coordinator decides. The coordinator's one thread; it has no
+ * others, so that fork is safe.
  */
 #include "cli/replay_process.h"
 
@@ -25,6 +27,7 @@
 #define SIGNAL_INDEX   UINT32_MAX
 #define TERM_WAIT_MS   2000
 #define FINISH_WAIT_MS 10000
+#define ORPHAN_WAIT_S  10
 #define REAP_PAUSE_NS  2000000L
 #define EXTRA_COMMANDS 4u /* CONNECT, FINISH and slack */
 
@@ -97,6 +100,12 @@ static bool take_signals(struct replay_processes *processes, struct reason *why)
 	return true;
 }
 
+static void end_soon(int number)
+{
+	(void)number;
+	alarm(ORPHAN_WAIT_S); /* what is not done by then is stuck */
+}
+
 /* In the child: forget everything of the coordinator's but the own socket and the board. */
 _Noreturn static void child_main(const struct replay_processes *processes, const struct replay_process *self,
 	int fd, pid_t parent, const struct replay_setup *setup, const struct replay_board *board)
@@ -104,7 +113,9 @@ _Noreturn static void child_main(const struct replay_processes *processes, const
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGTERM, SIG_DFL);
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	signal(SIGALRM, SIG_DFL);
+	signal(SIGUSR1, end_soon);
+	prctl(PR_SET_PDEATHSIG, SIGUSR1);
 	sigprocmask(SIG_SETMASK, &processes->saved_mask, NULL);
 	if (getppid() != parent)
 		_exit(1);
@@ -122,7 +133,12 @@ _Noreturn static void child_main(const struct replay_processes *processes, const
 		.side = self->side,
 		.rank = self->rank,
 	};
-	_exit(replay_host_run(&options));
+	int code = replay_host_run(&options);
+	if (getppid() != parent) {
+		struct replay_processes own = *processes;
+		remove_runtime_dir(&own);
+	}
+	_exit(code);
 }
 
 static bool start_one(struct replay_processes *processes, struct replay_process *process,

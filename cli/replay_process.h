@@ -1,7 +1,7 @@
 /* replay_process.h - the processes of a replay: started, talked to, stopped and cleaned up after.
  *
- * One process per rank; with the loop transport one that hosts all of them. The coordinator is their parent: whatever way it
- * ends, they end.
+ * One process per rank; with the loop transport one that hosts all of them. The coordinator is their
+ * parent: whatever way it ends, they end.
  */
 #ifndef KVFERRY_CLI_REPLAY_PROCESS_H
 #define KVFERRY_CLI_REPLAY_PROCESS_H
@@ -43,7 +43,8 @@ enum replay_next {
 /* replay_processes_start - forks; call before any thread exists. stop() is due also after false. */
 bool replay_processes_start(struct replay_processes *processes, struct replay_setup *setup,
 	const struct replay_board *board, struct reason *why);
-/* Never blocks, never fails: what the socket does not take waits in a ring that has room for everything in flight. */
+/* Never blocks, never fails: what the socket does not take waits in a ring that has room for everything in
+ * flight. */
 void replay_processes_send(struct replay_processes *processes, const struct replay_command *command);
 /* Waits at most timeout_ms (-1: for ever) for one report. */
 enum replay_next replay_processes_next(struct replay_processes *processes, int timeout_ms,

@@ -1,7 +1,7 @@
 /* replay_rank.c - the life of one rank: open, connect, take commands and events, close.
  *
- * Guarantees: a slot's session is reported DONE once, after its RELEASED was polled and its content was checked. Owns agent, layout
- * and memory. One thread: the host's.
+ * Guarantees: a slot's session is reported DONE once, after its RELEASED was polled and its content was
+ * checked. Owns agent, layout and memory. One thread: the host's.
  */
 #include "cli/replay_rank.h"
 
@@ -66,7 +66,8 @@ static void set_options(const struct replay_rank *rank, const char *runtime_dir,
 	options->transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
 }
 
-/* Pool, canary and aux slots in one piece. Shared memory where it may be mapped by a peer, else memory of our own. */
+/* Pool, canary and aux slots in one piece. Shared memory where it may be mapped by a peer, else memory of
+ * our own. */
 static bool get_memory(struct replay_rank *rank, uint64_t len, void **memory_out, struct reason *why)
 {
 	uint32_t transport = rank->setup->options.transport;

@@ -1,6 +1,7 @@
 /* replay_rank.h - one rank of a replay: an agent, its memory, and the sessions of the requests in flight.
  *
- * Run by replay_host: alone in its process, or beside all others (loop). Every function returns at once but open and close.
+ * Run by replay_host: alone in its process, or beside all others (loop). Every function returns at once but
+ * open and close.
  */
 #ifndef KVFERRY_CLI_REPLAY_RANK_H
 #define KVFERRY_CLI_REPLAY_RANK_H
@@ -52,7 +53,8 @@ void replay_rank_poll(struct replay_rank *rank);
 void replay_rank_job_done(struct replay_rank *rank, const struct replay_job *job);
 void replay_rank_close(struct replay_rank *rank);
 
-/* replay_transfer.c: opens the session of a slot, and goes on with it. False: the rank is broken, and has said so. */
+/* replay_transfer.c: opens the session of a slot, and goes on with it. False: the rank is broken, and has
+ * said so. */
 bool replay_transfer_start(struct replay_rank *rank, uint32_t slot);
 bool replay_transfer_send_next(struct replay_rank *rank, uint32_t slot);
 bool replay_transfer_ticket(struct replay_rank *rank, uint32_t slot);

@@ -1,8 +1,9 @@
 /* replay_requests.c - the requests of a replay, and how each of them is moved.
  *
- * Guarantees: the whole list is read (or drawn) once, before anything starts, so that a damaged line is an error at once and memory
- * does not grow later. How a request is moved (order of opening, aux, slices, ticket) is a function of seed and index: coordinator
- * and ranks compute it alike. One thread; owned by struct replay_setup.
+ * Guarantees: the whole list is read (or drawn) once, before anything starts, so that a damaged line is an
+ * error at once and memory does not grow later. How a request is moved (order of opening, aux, slices,
+ * ticket) is a function of seed and index: coordinator and ranks compute it alike. One thread; owned by
+ * struct replay_setup.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +149,8 @@ static uint32_t cut_layers(
 	return pieces;
 }
 
-/* A quarter each: whole, token chunks, layer-wise, and chunks whose last one is layer-wise. Cuts are at any token, not at blocks. */
+/* A quarter each: whole, token chunks, layer-wise, and chunks whose last one is layer-wise. Cuts are at any
+ * token, not at blocks. */
 uint32_t replay_slices_of(
 	const struct replay_setup *setup, uint32_t request, struct replay_slice slices[REPLAY_MAX_SLICES])
 {

@@ -1,11 +1,12 @@
 /* replay_schedule.c - the coordinator of a replay.
  *
- * A request goes through: waiting (for its time, a slot and blocks; first come, first served) -> preparing (prefill ranks fill,
- * decode ranks clear their blocks) -> opening (one side, then the other, in an order that the seed chose) -> running -> done,
- * when every rank has released its session and checked its bytes.
+ * A request goes through: waiting (for its time, a slot and blocks; first come, first served) -> preparing
+ * (prefill ranks fill, decode ranks clear their blocks) -> opening (one side, then the other, in an order
+ * that the seed chose) -> running -> done, when every rank has released its session and checked its bytes.
  *
- * Guarantees: every table is sized before the first request, so that memory is flat; a run in which nothing is heard for too long is
- * broken off and says what it was waiting for. Owns the processes, the board and the pools; one thread, no agent, no library threads.
+ * Guarantees: every table is sized before the first request, so that memory is flat; a run in which nothing
+ * is heard for too long is broken off and says what it was waiting for. Owns the processes, the board and
+ * the pools; one thread, no agent, no library threads.
  */
 #include "cli/replay_schedule.h"
 

@@ -1,7 +1,9 @@
-/* replay_setup.c - builds the constant part of a replay: both instances, their memory, the requests, who takes part.
+/* replay_setup.c - builds the constant part of a replay: both instances, their memory, the requests, who
+ * takes part.
  *
- * Guarantees: a request that can never fit, two sides that cannot work together and a transport that is not built in are refused
- * here, before a process exists. Owns everything in struct replay_setup; the coordinator's one thread.
+ * Guarantees: a request that can never fit, two sides that cannot work together and a transport that is not
+ * built in are refused here, before a process exists. Owns everything in struct replay_setup; the
+ * coordinator's one thread.
  */
 #include "cli/replay_setup.h"
 
@@ -261,7 +263,7 @@ static bool check_pair(const struct replay_setup *setup, uint32_t src, uint32_t 
 	if (status == KVF_INCOMPATIBLE)
 		return reason_set(why,
 			"prefill rank %u and decode rank %u cannot work together: %s: prefill has %s, decode "
-		        "has %s",
+			"has %s",
 			src, dst, refusal.field, refusal.prefill, refusal.decode);
 	return status == KVF_OK ||
 	       reason_set(why, "prefill rank %u and decode rank %u: %s", src, dst, kvf_error());

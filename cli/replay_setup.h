@@ -1,7 +1,7 @@
 /* replay_setup.h - everything that a replay decides before it starts: model, ranks, memory, requests.
  *
- * Built once by the coordinator, before any process or thread of it exists; constant from then on. Rank processes inherit it
- * by fork and read it freely.
+ * Built once by the coordinator, before any process or thread of it exists; constant from then on. Rank
+ * processes inherit it by fork and read it freely.
  */
 #ifndef KVFERRY_CLI_REPLAY_SETUP_H
 #define KVFERRY_CLI_REPLAY_SETUP_H
@@ -64,8 +64,8 @@ struct replay_request {
 	uint32_t n_hashes;
 };
 
-/* One instance: its ranks and how each lays out its memory. All ranks of a data-parallel group use the same block ids, as
- * inference engines do; under context parallelism each cp rank has ids of its own. */
+/* One instance: its ranks and how each lays out its memory. All ranks of a data-parallel group use the same
+ * block ids, as inference engines do; under context parallelism each cp rank has ids of its own. */
 struct replay_side {
 	struct ranks ranks;
 	struct kvf_instance *instance;
@@ -113,7 +113,8 @@ struct replay_setup {
 #define REPLAY_SENDS     1u /* takes part */
 #define REPLAY_SENDS_AUX 2u /* owes the aux data */
 
-/* replay_setup_new - false: why says what is wrong and *exit_code_out is EXIT_USAGE (an option) or EXIT_WORK_FAILED. */
+/* replay_setup_new - false: why says what is wrong and *exit_code_out is EXIT_USAGE (an option) or
+ * EXIT_WORK_FAILED. */
 bool replay_setup_new(const struct replay_options *options, struct replay_setup **setup_out,
 	int *exit_code_out, struct reason *why);
 void replay_setup_free(struct replay_setup *setup);

@@ -1,7 +1,8 @@
 /* replay_transfer.c - a request on one rank: tickets, slices, block lists, aux data.
  *
- * Guarantees: what is handed to the library is what the board says; ids point into the board, which keeps them until the session is
- * released. An API call that refuses breaks the rank: a replay never asks for anything that may be refused.
+ * Guarantees: what is handed to the library is what the board says; ids point into the board, which keeps
+ * them until the session is released. An API call that refuses breaks the rank: a replay never asks for
+ * anything that may be refused.
  */
 #include "cli/replay_rank.h"
 

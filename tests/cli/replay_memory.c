@@ -1,4 +1,5 @@
-/* replay_memory.c - admission, filling and checking without a transfer: what is copied right is found right, everything else is found. */
+/* replay_memory.c - admission, filling and checking without a transfer: what is copied right is found
+ * right, everything else is found. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -200,7 +201,8 @@ static void t_a_wrong_byte_is_found_and_named(void **state)
 	world_fini(&world);
 }
 
-/* The destination's last block holds 48 tokens, the source's 16: what no source token covers keeps the guard pattern. */
+/* The destination's last block holds 48 tokens, the source's 16: what no source token covers keeps the
+ * guard pattern. */
 static void t_a_byte_past_what_was_sent_is_found(void **state)
 {
 	(void)state;

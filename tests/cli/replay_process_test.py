@@ -104,16 +104,14 @@ def test_a_rank_that_dies_ends_the_run():
     each_transport(kill)
 
 
-def test_ranks_end_with_a_killed_coordinator():
-    running = Running("loop")
-    running.process.kill()
-    _, _, left = running.end()
-    for name in left:
-        path = os.path.join(running.directory, name)
-        for socket in os.listdir(path):
-            os.unlink(os.path.join(path, socket))
-        os.rmdir(path)
-    os.rmdir(running.directory)
+def test_ranks_clean_up_after_a_killed_coordinator():
+    def kill(transport):
+        running = Running(transport)
+        running.process.kill()
+        _, _, left = running.end()
+        assert left == [], left
+        os.rmdir(running.directory)
+    each_transport(kill)
 
 
 if __name__ == "__main__":
