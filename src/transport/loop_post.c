@@ -116,15 +116,8 @@ static bool step(struct loop_post *post, enum kvf_status *status_out)
 		kvfi_store_begin(&post->store, &post->target, post->piece);
 		return true;
 	}
-	*status_out = !alive ? KVF_PEER_LOST : result == KVFI_STORE_REVOKED ? KVF_CANCELLED : KVF_OK;
+	*status_out = alive ? kvfi_store_status(result) : KVF_PEER_LOST;
 	return false;
-}
-
-static const char *reason_of(enum kvf_status status)
-{
-	if (status == KVF_CANCELLED)
-		return "cancelled, or the receiver took the lease back";
-	return status == KVF_PEER_LOST ? "the peer has closed its end" : "";
 }
 
 static void remove_first(struct loop_transport *self)
@@ -152,7 +145,7 @@ void kvfi_loop_poll(struct kvfi_transport *transport)
 		*self->queue_last = post;
 		self->queue_last = &post->next;
 	} else {
-		finish(self, post, status, reason_of(status));
+		finish(self, post, status, kvfi_store_reason(status));
 	}
 	if (self->queue_first == NULL)
 		(void)eventfd_read(self->event_fd, &ignored);

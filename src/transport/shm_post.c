@@ -130,13 +130,6 @@ static void add_share(struct kvfi_done *done, const struct kvfi_store *store)
 	done->last_ns = kvfi_max_u64(done->last_ns, store->last_ns);
 }
 
-static const char *reason_of(enum kvf_status status)
-{
-	if (status == KVF_CANCELLED)
-		return "cancelled, or the receiver took the lease back";
-	return status == KVF_PEER_LOST ? "the connection was closed" : "";
-}
-
 /* By whoever ends the last share. The slot is free before the completion is told, so that the next post finds it. */
 static void finish(struct shm_post *post)
 {
@@ -152,7 +145,7 @@ static void finish(struct shm_post *post)
 		add_share(&done, &share->store);
 	if (done.bytes == post->target.bound->bytes)
 		done.status = KVF_OK; /* what came to stop it came too late */
-	(void)strncpy(done.reason, reason_of(done.status), sizeof(done.reason) - 1);
+	(void)strncpy(done.reason, kvfi_store_reason(done.status), sizeof(done.reason) - 1);
 	give_post(self, post);
 	(void)atomic_fetch_sub(&link->posts, 1);
 	kvfi_shm_link_put(link);
@@ -182,6 +175,7 @@ static bool may_go_on(struct shm_post *post)
 static bool step(struct shm_share *share)
 {
 	struct shm_post *post = share->post;
+	enum kvfi_store_result result;
 
 	if (!may_go_on(post))
 		return false;
@@ -193,16 +187,12 @@ static bool step(struct shm_share *share)
 		kvfi_store_begin(&share->store, &post->target, piece);
 		share->begun = true;
 	}
-	switch (kvfi_store_chunk(&share->store)) {
-	case KVFI_STORE_MORE:
-		return true;
-	case KVFI_STORE_END:
+	result = kvfi_store_chunk(&share->store);
+	if (result == KVFI_STORE_END)
 		share->begun = false;
+	if (result == KVFI_STORE_END || result == KVFI_STORE_MORE)
 		return true;
-	case KVFI_STORE_REVOKED:
-		break;
-	}
-	fail(post, KVF_CANCELLED);
+	fail(post, kvfi_store_status(result));
 	return false;
 }
 

@@ -1,6 +1,6 @@
 /* store.c - storing into a peer's memory, one chunk under the lease at a time.
  *
- * Guarantees: no byte is written outside the windows (asserted for every strip, in every build); none outside enter and leave; the
+ * Guarantees: no byte is written outside the windows (looked at for every strip); none outside enter and leave; the
  * stores of a chunk are fenced before leave. The next strip is fetched before a chunk ends, so the last one is known to be the last
  * and no lease is entered for nothing.
  *
@@ -102,23 +102,23 @@ static bool inside(const struct kvfi_window *window, uint64_t start, uint64_t en
 	return start >= window->start && end <= window->end;
 }
 
-/* Every byte that the strip writes lies in one window. */
-static void assert_in_window(struct kvfi_store *store, const struct kvfi_strip *strip)
+/* Does every byte that the strip writes lie in one window?  Plans are checked when they are made, but the peer may have withdrawn a
+ * region since: that must fail the post, not the process. */
+static bool may_store(struct kvfi_store *store, const struct kvfi_strip *strip)
 {
 	uint64_t first = strip->dst, last = strip->dst + (uint64_t)strip->dst_stride * (strip->count - 1);
 	uint64_t start = kvfi_min_u64(first, last), end = kvfi_max_u64(first, last) + strip->len;
 	const struct kvfi_windows *windows = store->target->windows;
 	uint32_t n;
 
-	KVFI_ASSERT(start < end);
 	if (inside(&store->window, start, end))
-		return;
+		return start < end;
 	n = atomic_load(&windows->n);
 	for (uint32_t i = 0; i < n; i++) {
 		if (inside(&windows->table[i], start, end))
 			store->window = windows->table[i];
 	}
-	KVFI_ASSERT(inside(&store->window, start, end));
+	return start < end && inside(&store->window, start, end);
 }
 
 /* ---- pieces */
@@ -178,7 +178,6 @@ static void copy_strip(struct kvfi_store *store, const struct kvfi_strip *strip)
 		.pos = strip->pos,
 		.pos_stride = strip->pos_stride};
 
-	assert_in_window(store, strip);
 	if (store->target->sum)
 		store->sum += kvfi_host_copy_sum(&copy, store->target->bulk);
 	else if (store->target->bulk)
@@ -192,7 +191,7 @@ static void copy_strip(struct kvfi_store *store, const struct kvfi_strip *strip)
 /* Copies strips until the chunk is full, and fetches the first one of the next chunk. A run that no longer fits
  * opens the next chunk rather than be cut in two. The source of the next strip is on its way while this one is
  * copied: strips end with their block, and the hardware does not know where the next block lies. */
-static void copy_chunk(struct kvfi_store *store)
+static enum kvfi_store_result copy_chunk(struct kvfi_store *store)
 {
 	uint64_t room = KVFI_CHUNK_BYTES;
 	bool full;
@@ -200,6 +199,8 @@ static void copy_chunk(struct kvfi_store *store)
 	do {
 		struct kvfi_strip strip = store->strip;
 
+		if (!may_store(store, &strip))
+			return KVFI_STORE_OUTSIDE;
 		store->bytes += strip.len * strip.count;
 		store->runs += strip.count;
 		room -= strip.len * strip.count;
@@ -210,11 +211,13 @@ static void copy_chunk(struct kvfi_store *store)
 				store->strip.len, store->strip.count);
 		copy_strip(store, &strip);
 	} while (store->has_strip && !full);
+	return KVFI_STORE_MORE;
 }
 
 enum kvfi_store_result kvfi_store_chunk(struct kvfi_store *store)
 {
 	const struct kvfi_store_target *target = store->target;
+	enum kvfi_store_result result;
 
 	if (!store->has_strip)
 		return KVFI_STORE_END;
@@ -222,9 +225,31 @@ enum kvfi_store_result kvfi_store_chunk(struct kvfi_store *store)
 		return KVFI_STORE_REVOKED;
 	if (store->first_ns == 0)
 		store->first_ns = kvfi_clock_ns();
-	copy_chunk(store);
+	store->window = (struct kvfi_window){.start = 0};
+	result = copy_chunk(store);
 	kvfi_host_fence();
 	kvfi_lease_leave(target->lease, target->generation);
 	store->last_ns = kvfi_clock_ns();
-	return KVFI_STORE_MORE;
+	return result;
+}
+
+enum kvf_status kvfi_store_status(enum kvfi_store_result result)
+{
+	if (result == KVFI_STORE_REVOKED)
+		return KVF_CANCELLED;
+	return result == KVFI_STORE_OUTSIDE ? KVF_OUT_OF_RANGE : KVF_OK;
+}
+
+const char *kvfi_store_reason(enum kvf_status status)
+{
+	switch (status) {
+	case KVF_CANCELLED:
+		return "cancelled, or the receiver took the lease back";
+	case KVF_OUT_OF_RANGE:
+		return "the receiver no longer shares this memory";
+	case KVF_PEER_LOST:
+		return "the connection was closed";
+	default:
+		return "";
+	}
 }

@@ -45,15 +45,16 @@ struct kvfi_store {
 	struct kvfi_strip strip; /* the next one to copy, if has_strip */
 	bool has_strip;
 	uint64_t left; /* bytes of the piece behind the strip; unknown (UINT64_MAX) in merged walks */
-	struct kvfi_window window;  /* of the last strip */
+	struct kvfi_window window;  /* of the last strip; looked up again in every chunk */
 	uint64_t bytes, runs, sum;  /* over all pieces of this store */
 	uint64_t first_ns, last_ns; /* 0: nothing was stored */
 };
 
 enum kvfi_store_result {
-	KVFI_STORE_MORE = 0,   /* a chunk was stored */
-	KVFI_STORE_END = 1,    /* nothing is left of this piece */
-	KVFI_STORE_REVOKED = 2 /* the lease forbids it; nothing was stored */
+	KVFI_STORE_MORE = 0,    /* a chunk was stored */
+	KVFI_STORE_END = 1,     /* nothing is left of this piece */
+	KVFI_STORE_REVOKED = 2, /* the lease forbids it; nothing was stored */
+	KVFI_STORE_OUTSIDE = 3  /* the next strip lies in no window (any more); it was not stored */
 };
 
 /* Pieces and copy mode of a target whose other fields are set. */
@@ -62,5 +63,8 @@ void kvfi_store_target_cut(struct kvfi_store_target *target);
 void kvfi_store_begin(struct kvfi_store *store, const struct kvfi_store_target *target, uint32_t piece);
 /* Store one chunk, fenced. */
 enum kvfi_store_result kvfi_store_chunk(struct kvfi_store *store);
+/* What a post ends with after its last chunk gave this, and the sentence for it ("" for KVF_OK). */
+enum kvf_status kvfi_store_status(enum kvfi_store_result result);
+const char *kvfi_store_reason(enum kvf_status status);
 
 #endif

@@ -66,6 +66,7 @@ static const struct CMUnitTest tests[] = {
 	CONFORMANCE_TEST(addresses_that_are_damaged_are_refused),
 	CONFORMANCE_TEST(garbage_from_a_stranger_disturbs_nobody),
 	CONFORMANCE_TEST(a_layout_that_leaves_its_region_is_refused),
+	CONFORMANCE_TEST(memory_that_was_withdrawn_is_not_stored_into),
 	CONFORMANCE_TEST(the_sender_learns_that_its_peer_has_closed),
 	CONFORMANCE_TEST(the_receiver_learns_that_its_peer_has_closed),
 	CONFORMANCE_TEST(disconnect_ends_the_posts_of_that_peer_alone),

@@ -203,6 +203,29 @@ void a_layout_that_leaves_its_region_is_refused(void **state)
 	route_fini(&route);
 }
 
+void memory_that_was_withdrawn_is_not_stored_into(void **state)
+{
+	struct bench *bench = *state;
+	struct kvfi_tx_post post;
+	struct kvfi_done done;
+	struct route route;
+
+	skip_unless(!subject->ops->receiver_applied, "the receiver computes its own addresses");
+	for (uint32_t i = 0; i < 2; i++) {
+		route_init(&route, bench, &bench->sides[1], i, i == 0 ? &small : &large);
+		post = route_grant(&route, i, false);
+		subject->ops->region_removed(route.decode->transport, route.dst_region);
+		settle(bench, route.decode, route.slot);
+		route_post(&route, &post);
+		done = await(bench, route.prefill, KVFI_DONE_TX, post.id);
+		assert_int_equal(done.status, KVF_OUT_OF_RANGE);
+		assert_int_equal(done.bytes, 0);
+		assert_true(done.reason[0] != 0);
+		assert_true(route_is_blank(&route));
+		route_fini(&route);
+	}
+}
+
 void the_sender_learns_that_its_peer_has_closed(void **state)
 {
 	struct bench *bench = *state;

@@ -34,6 +34,7 @@ void a_peer_that_nobody_expects_is_refused(void **state);
 void addresses_that_are_damaged_are_refused(void **state);
 void garbage_from_a_stranger_disturbs_nobody(void **state);
 void a_layout_that_leaves_its_region_is_refused(void **state);
+void memory_that_was_withdrawn_is_not_stored_into(void **state);
 void the_sender_learns_that_its_peer_has_closed(void **state);
 void the_receiver_learns_that_its_peer_has_closed(void **state);
 void disconnect_ends_the_posts_of_that_peer_alone(void **state);
