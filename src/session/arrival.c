@@ -105,25 +105,28 @@ static bool cover_all(struct link *link, const kvf_plan *plan, const struct kvfi
 	return true;
 }
 
-/* After the last slice: is everything here that the plan owes?  A windowed group may bring more than it must. */
+/* After the last slice: is everything here that the plan owes?  The source of a windowed group may keep less or more of the past than
+ * this side does: there it must reach the end of the prompt. */
 static bool complete(
 	struct kvfi_core *core, struct link *link, struct kvfi_bound *room, char *why, size_t why_bytes)
 {
 	const struct session *session = link_session(core, link);
 	const kvf_plan *plan = core->peers[link->peer].info.plans[session->replica];
-	uint64_t want[KVF_MAX_GROUPS] = {0};
+	uint64_t want[KVF_MAX_GROUPS] = {0}, want_end[KVF_MAX_GROUPS] = {0};
 
 	if (kvfi_expected_ranges(plan, session->prompt_len, session->lists, room) != KVF_OK) {
 		(void)snprintf(why, why_bytes, "%s", kvf_error());
 		return false;
 	}
-	for (uint32_t i = 0; i < room->n_ranges; i++)
+	for (uint32_t i = 0; i < room->n_ranges; i++) {
 		want[room->ranges[i].range.group] += room->ranges[i].bytes;
+		want_end[room->ranges[i].range.group] = room->ranges[i].range.token_end;
+	}
 	for (uint32_t g = 0; g < core->self.layout->n_groups; g++) {
 		uint64_t got = link->cover[g].got_bytes;
 		bool window = core->self.layout->groups[g].kind == KVF_WINDOW;
 
-		if (got == want[g] || (window && got > want[g]) ||
+		if (got == want[g] || (window && link->cover[g].good_end >= want_end[g]) ||
 			(link->dropped_tokens > 0 && got < want[g]))
 			continue;
 		(void)snprintf(why, why_bytes, "group %u: %llu bytes came, the plan has %llu", g,
