@@ -24,18 +24,25 @@ void kvfi_tcp_put_greeting(unsigned char *bytes, const struct kvfi_tcp_greeting 
 	kvfi_put_u64(&writer, greeting->from);
 	kvfi_put_u64(&writer, greeting->to);
 	kvfi_put_u64(&writer, greeting->link);
-	kvfi_put_u32(&writer, (uint32_t)-greeting->status);
+	kvfi_put_u32(&writer, (uint32_t)greeting->status);
 	kvfi_put_u32(&writer, greeting->rail);
 	kvfi_put_u64(&writer, 0);
 	kvfi_put_u64(&writer, 0);
+}
+
+/* Statuses are i32 on the wire, 0 or negative. */
+static bool is_status(uint32_t value)
+{
+	return value == 0 || value > UINT32_MAX - 1000;
 }
 
 static enum kvf_status check_greeting(uint16_t type, uint32_t status, uint64_t reserved)
 {
 	if (type != KVFI_TCP_HELLO && type != KVFI_TCP_WELCOME)
 		return kvfi_fail(KVF_PROTOCOL, "tcp: a greeting of type %u", type);
-	if (status > 999 || (type == KVFI_TCP_HELLO && status != 0))
-		return kvfi_fail(KVF_PROTOCOL, "tcp: a greeting of type %u with status %u", type, status);
+	if (!is_status(status) || (type == KVFI_TCP_HELLO && status != 0))
+		return kvfi_fail(
+			KVF_PROTOCOL, "tcp: a greeting of type %u with status %d", type, (int)status);
 	if (reserved != 0)
 		return kvfi_fail(KVF_PROTOCOL, "tcp: a greeting with reserved bits");
 	return KVF_OK;
@@ -68,7 +75,7 @@ enum kvf_status kvfi_tcp_get_greeting(const unsigned char *bytes, struct kvfi_tc
 	reserved |= kvfi_get_u64(&reader);
 	if (check_greeting(type, status, reserved) != KVF_OK)
 		return KVF_PROTOCOL;
-	greeting.status = (enum kvf_status)(-(int)status);
+	greeting.status = (enum kvf_status)(int)status;
 	*greeting_out = greeting;
 	return KVF_OK;
 }
@@ -112,9 +119,9 @@ static enum kvf_status check_header(const struct kvfi_tcp_header *header)
 				header->length, header->flags);
 		return KVF_OK;
 	case KVFI_TCP_ABORT:
-		if (header->length != 0 || header->flags == 0 || header->flags > 999)
-			return kvfi_fail(KVF_PROTOCOL, "tcp: an ABORT of %u bytes with status %u",
-				header->length, header->flags);
+		if (header->length != 0 || header->flags == 0 || !is_status(header->flags))
+			return kvfi_fail(KVF_PROTOCOL, "tcp: an ABORT of %u bytes with status %d",
+				header->length, (int)header->flags);
 		return KVF_OK;
 	case KVFI_TCP_HELLO:
 	case KVFI_TCP_WELCOME:

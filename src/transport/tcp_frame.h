@@ -48,7 +48,7 @@ struct kvfi_tcp_header {
 	uint32_t length; /* of what follows: SLICE its body, DATA its payload, ABORT 0 */
 	uint64_t epoch;  /* the receiver's */
 	uint32_t slice;  /* the sender's slice id */
-	uint32_t flags;  /* SLICE: KVFI_TCP_SUM; ABORT: minus the status; else 0 */
+	uint32_t flags;  /* SLICE: KVFI_TCP_SUM; ABORT: the status; else 0 */
 	uint64_t
 		position; /* SLICE: bytes of the slice; DATA: canonical position of its first byte; ABORT: bytes sent before it */
 };

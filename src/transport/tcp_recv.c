@@ -442,7 +442,7 @@ static void abort_slice(struct tcp_transport *self, struct tcp_conn *conn)
 
 	recv->in_slice = false;
 	recv->expecting = TCP_EXPECT_HEADER;
-	(void)strncat(reason, kvf_status_name((enum kvf_status)(-(int)recv->header.flags)),
+	(void)strncat(reason, kvf_status_name((enum kvf_status)(int)recv->header.flags),
 		sizeof(reason) - strlen(reason) - 1);
 	adjust_low(self, conn);
 	finish_slice(self, recv, KVF_STREAM_BROKEN, reason);

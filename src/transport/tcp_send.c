@@ -241,7 +241,7 @@ static bool make_tail(struct tcp_send *send, enum kvf_status status)
 	struct kvfi_tcp_header header = {.type = KVFI_TCP_ABORT,
 		.epoch = send->post->post.epoch,
 		.slice = send->post->post.slice,
-		.flags = (uint32_t)-status,
+		.flags = (uint32_t)status,
 		.position = frame < 0 ? position_between_frames(send) : send->frame_ends[frame].position};
 	unsigned char *tail, *to;
 	size_t bytes = KVFI_TCP_HEADER_BYTES;

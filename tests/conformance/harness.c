@@ -73,6 +73,14 @@ static void *work(void *context)
 	return NULL;
 }
 
+void side_spy(struct side *side, void (*spy)(void *context, const struct kvfi_done *done), void *context)
+{
+	(void)pthread_mutex_lock(&side->lock);
+	side->spy = spy;
+	side->spy_context = context;
+	(void)pthread_mutex_unlock(&side->lock);
+}
+
 void side_allow(struct side *side, uint64_t jobs)
 {
 	(void)pthread_mutex_lock(&side->lock);

@@ -70,6 +70,8 @@ void side_close(struct side *side);
 /* Populated memory, told to the transport. */
 uint32_t side_region(struct side *side, uint64_t len_bytes);
 unsigned char *side_memory(struct side *side, uint32_t region);
+/* Whom notify calls from now on; NULL: nobody. */
+void side_spy(struct side *side, void (*spy)(void *context, const struct kvfi_done *done), void *context);
 /* How many more jobs the copy workers may start. */
 void side_allow(struct side *side, uint64_t jobs);
 

@@ -326,13 +326,12 @@ void t_p45_completion_never_comes_before_the_data(void **state)
 	{
 		struct side *teller = subject->ops->receiver_applied ? route.decode : route.prefill;
 
-		teller->spy_context = &spied;
-		teller->spy = spy;
+		side_spy(teller, spy, &spied);
 		for (uint32_t i = 0; i < 10; i++) {
 			route_blank(&route);
 			(void)move_all(&route, i, false);
 		}
-		teller->spy = NULL;
+		side_spy(teller, NULL, NULL);
 	}
 	assert_int_equal(spied.complete, 10);
 	assert_int_equal(spied.incomplete, 0);

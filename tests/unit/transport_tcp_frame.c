@@ -92,7 +92,7 @@ static void headers_come_back(void **state)
 	assert_int_equal(back(&header), KVF_OK);
 	header = (struct kvfi_tcp_header){KVFI_TCP_SLICE, KVFI_TCP_SLICE_MAX_BYTES, 1, 2, KVFI_TCP_SUM, 3};
 	assert_int_equal(back(&header), KVF_OK);
-	header = (struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 1, 2, 21, 0};
+	header = (struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 1, 2, (uint32_t)KVF_CANCELLED, 0};
 	assert_int_equal(back(&header), KVF_OK);
 }
 
@@ -108,9 +108,9 @@ static void headers_out_of_bounds_are_refused(void **state)
 		{KVFI_TCP_SLICE, KVFI_TCP_SLICE_MAX_BYTES + KVFI_TCP_RANGE_BYTES, 0, 0, 0, 1},
 		{KVFI_TCP_SLICE, KVFI_TCP_SLICE_MAX_BYTES, 0, 0, 2, 1},
 		{KVFI_TCP_SLICE, KVFI_TCP_SLICE_MAX_BYTES, 0, 0, 0, 0},
-		{KVFI_TCP_ABORT, 1, 0, 0, 21, 0},
+		{KVFI_TCP_ABORT, 1, 0, 0, (uint32_t)KVF_CANCELLED, 0},
 		{KVFI_TCP_ABORT, 0, 0, 0, 0, 0},
-		{KVFI_TCP_ABORT, 0, 0, 0, UINT32_MAX, 0},
+		{KVFI_TCP_ABORT, 0, 0, 0, 21, 0},
 		{KVFI_TCP_HELLO, 0, 0, 0, 0, 0},
 		{(enum kvfi_tcp_type)0, 0, 0, 0, 0, 0},
 		{(enum kvfi_tcp_type)77, 0, 0, 0, 0, 0},

@@ -166,7 +166,8 @@ static void frames_out_of_order_break_the_connection(void **state)
 
 	(void)state;
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_DATA, 1024, 5, 3, 0, 0}, false);
-	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, 21, 0}, false);
+	check_header_breaks(
+		(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 0}, false);
 	/* A repeated position, a gap, the end of the slice and far beyond it. */
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_DATA, 1024, 5, 3, 0, 0}, true);
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_DATA, 1024, 5, 3, 0, 2048}, true);
@@ -178,7 +179,8 @@ static void frames_out_of_order_break_the_connection(void **state)
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_DATA, 1024, 5, 4, 0, 1024}, true);
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_DATA, 1024, 6, 3, 0, 1024}, true);
 	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_SLICE, 52, 5, 3, 0, total}, true);
-	check_header_breaks((struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, 21, 1025}, true);
+	check_header_breaks(
+		(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 1025}, true);
 }
 
 static void oversized_frames_break_the_connection(void **state)
@@ -282,7 +284,8 @@ static void a_slice_of_other_bytes_than_the_plan_fails_alone(void **state)
 	kvfi_tcp_put_header(stream.bytes, &header);
 	raw_send(scene.fd, stream.bytes, stream.slice_bytes);
 	expect_rx(&scene, KVF_COVERAGE);
-	kvfi_tcp_put_header(bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, 21, 0});
+	kvfi_tcp_put_header(
+		bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 0});
 	raw_send(scene.fd, bytes, sizeof(bytes));
 	free(stream.bytes);
 	send_whole(&scene);
@@ -299,7 +302,8 @@ static void an_aborted_slice_fails_alone(void **state)
 	scene_init(&scene, 512, 16);
 	raw_stream_init(&stream, &scene.slice, &scene.post, 1000);
 	raw_send(scene.fd, stream.bytes, stream.slice_bytes + KVFI_TCP_HEADER_BYTES + 1000);
-	kvfi_tcp_put_header(bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, 21, 1000});
+	kvfi_tcp_put_header(
+		bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 1000});
 	raw_send(scene.fd, bytes, sizeof(bytes));
 	expect_rx(&scene, KVF_STREAM_BROKEN);
 	free(stream.bytes);
@@ -318,7 +322,8 @@ static void a_long_slice_that_pauses_and_is_aborted_is_told(void **state)
 	scene_init(&scene, 4096, 512);
 	raw_stream_init(&stream, &scene.slice, &scene.post, 100000);
 	raw_send(scene.fd, stream.bytes, stream.slice_bytes + KVFI_TCP_HEADER_BYTES + 100000);
-	kvfi_tcp_put_header(bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, 21, 100000});
+	kvfi_tcp_put_header(
+		bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 100000});
 	raw_send(scene.fd, bytes, sizeof(bytes));
 	expect_rx(&scene, KVF_STREAM_BROKEN);
 	free(stream.bytes);
