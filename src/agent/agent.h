@@ -50,7 +50,6 @@ struct front_session {
 	struct kept *kept;
 	uint64_t kept_ids;
 	uint32_t kept_slices;
-	_Atomic int state; /* enum kvf_session_state; the owner writes it */
 	bool outcome_polled, released_polled;
 	enum kvf_status outcome;
 	struct kvf_session_stats stats;
@@ -210,6 +209,8 @@ struct kvf_agent {
 	uint32_t rank;
 	bool declared;
 	struct front_session *sessions;
+	/* Per slot: generation << 32 | state; what any thread may ask. The front writes it at open, the owner as the state goes on. */
+	_Atomic uint64_t *states;
 	uint32_t *live_heads;
 	uint32_t live_mask, free_session;
 	uint64_t ids_used;
@@ -221,6 +222,8 @@ struct kvf_agent {
 	struct agent_transport transports[KVFI_MAX_AGENT_TRANSPORTS];
 	uint32_t n_transports;
 	struct agent_peer *peers;
+	uint32_t
+		next_peer; /* slots are taken in turn, so that a late word about an old one finds it at rest */
 	struct watch *watches;
 	uint32_t n_watches;
 	struct sum_job *sums;

@@ -23,6 +23,8 @@
 static enum kvf_status open_events(kvf_agent *agent)
 {
 	struct event_ring *ring = &agent->events;
+	uint32_t room = 3 * agent->options.max_sessions + agent->options.max_slices +
+	                KVFI_PEER_EVENTS * agent->options.max_peers;
 
 	ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (ring->event_fd < 0)
@@ -42,8 +44,9 @@ static enum kvf_status open_front(kvf_agent *agent)
 		size *= 2;
 	agent->live_mask = size - 1;
 	agent->sessions = calloc(agent->options.max_sessions, sizeof(struct front_session));
+	agent->states = calloc(agent->options.max_sessions, sizeof(uint64_t));
 	agent->live_heads = malloc(size * sizeof(uint32_t));
-	if (agent->sessions == NULL || agent->live_heads == NULL)
+	if (agent->sessions == NULL || agent->states == NULL || agent->live_heads == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for %u sessions", agent->options.max_sessions);
 	for (uint32_t i = 0; i < size; i++)
 		agent->live_heads[i] = KVFI_NONE;
@@ -137,6 +140,7 @@ static void free_agent(kvf_agent *agent, bool keep_memory)
 	kvf_layout_free(agent->layout);
 	kvf_instance_free(agent->instance);
 	free(agent->live_heads);
+	free(agent->states);
 	free(agent->sessions);
 	free(agent->events.items);
 	if (agent->events.event_fd >= 0)

@@ -61,19 +61,21 @@ static void free_slot(kvf_agent *agent, struct agent_peer *peer)
 	peer->state = PEER_FREE;
 }
 
-/* Free ones first; else one that is over and that the core names no more. */
+/* The next one that is free, or that is over and that the core names no more. */
 static struct agent_peer *find_slot(kvf_agent *agent)
 {
-	for (uint32_t i = 0; i < agent->options.max_peers; i++)
-		if (agent->peers[i].state == PEER_FREE)
-			return &agent->peers[i];
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
-		struct agent_peer *peer = &agent->peers[i];
+		uint32_t slot = (agent->next_peer + i) % agent->options.max_peers;
+		struct agent_peer *peer = &agent->peers[slot];
+		bool over =
+			peer->state == PEER_DOWN && !peer->recall && kvfi_core_peer_free(agent->core, slot);
 
-		if (peer->state == PEER_DOWN && !peer->recall && kvfi_core_peer_free(agent->core, i)) {
+		if (peer->state != PEER_FREE && !over)
+			continue;
+		if (over)
 			free_slot(agent, peer);
-			return peer;
-		}
+		agent->next_peer = slot + 1;
+		return peer;
 	}
 	return NULL;
 }

@@ -81,6 +81,7 @@ static struct front_session *take_slot(
 	generation = front->generation + 1 == 0 ? 1 : front->generation + 1;
 	memset(front, 0, sizeof(*front));
 	front->generation = generation;
+	atomic_store(&agent->states[slot], (uint64_t)generation << 32 | (uint32_t)KVF_STATE_INIT);
 	front->kind = kind;
 	front->instance_id = instance_id;
 	front->request_id = request_id;
@@ -539,13 +540,15 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 enum kvf_status kvf_session_state(kvf_agent *agent, kvf_session session, enum kvf_session_state *state_out)
 {
 	uint32_t slot = (uint32_t)session.bits - 1;
+	uint64_t word;
 
 	if (agent == NULL || state_out == NULL || (uint32_t)session.bits == 0 ||
 		slot >= agent->options.max_sessions)
 		return kvfi_fail(KVF_EINVAL, "agent, session and state_out must be valid");
-	if (agent->sessions[slot].generation != session.bits >> 32)
+	word = atomic_load(&agent->states[slot]);
+	if (word >> 32 != session.bits >> 32)
 		return kvfi_fail(KVF_ESTALE, "session: it was closed");
-	*state_out = (enum kvf_session_state)atomic_load(&agent->sessions[slot].state);
+	*state_out = (enum kvf_session_state)(int32_t)(uint32_t)word;
 	return KVF_OK;
 }
 

@@ -191,7 +191,9 @@ static void sink_state(void *self, uint32_t session, enum kvf_session_state stat
 {
 	kvf_agent *agent = self;
 
-	atomic_store(&agent->sessions[session].state, (int)state);
+	uint64_t generation = atomic_load(&agent->states[session]) & ~(uint64_t)UINT32_MAX;
+
+	atomic_store(&agent->states[session], generation | (uint32_t)state);
 }
 
 static uint64_t sink_stamp(void *self)
