@@ -29,8 +29,9 @@ static enum kvf_status open_events(kvf_agent *agent)
 	ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (ring->event_fd < 0)
 		return kvfi_fail_errno(KVF_EIO, errno, "eventfd");
-	ring->max = 3 * agent->options.max_sessions + agent->options.max_slices +
-	            KVFI_PEER_EVENTS * agent->options.max_peers;
+	ring->max = 16;
+	while (ring->max < room) /* a power of two: head and tail wrap at 2^32 */
+		ring->max *= 2;
 	ring->items = calloc(ring->max, sizeof(struct event_item));
 	return ring->items != NULL ? KVF_OK : kvfi_fail(KVF_ENOMEM, "no memory for %u events", ring->max);
 }
