@@ -4,7 +4,7 @@ from replay_tools import check, has_zmq
 
 
 def test_the_demo_tells_what_happened():
-    result = good("demo", timeout=280)
+    result = good("demo", timeout=400)
     for words in ("40 requests", "llama-3.2-1b", "4 prefill", "2 decode", "2 of the 8 KV heads", "4 of the 8 KV heads",
                   "0 wrong", "GB/s"):
         assert words in result.out, f"{words}: {result.out}"
@@ -12,7 +12,7 @@ def test_the_demo_tells_what_happened():
 
 
 def test_the_demo_has_the_json_of_replay():
-    numbers = good("demo", "--json", "--seed", "2", timeout=280).json()
+    numbers = good("demo", "--json", "--seed", "2", timeout=400).json()
     check(numbers, "shm" if has_zmq() else "loop")
     assert numbers["requests"] == 40 and len(numbers["transport"]) == 4, numbers
 

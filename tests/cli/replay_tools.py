@@ -69,7 +69,7 @@ def check(numbers, transport=None, verify="full"):
 def replay(transport, model, prefill, decode, *more, verify="full"):
     arguments = ["replay", "--transport", transport, "--model", model, "--prefill", prefill, "--decode", decode,
                  "--verify", verify, "--json", *more]
-    result = run(*arguments, timeout=300)
+    result = run(*arguments, timeout=600)
     assert result.code == 0, f"{' '.join(arguments)}: exit {result.code}: {result.err}{result.out[:600]}"
     assert result.err == "", f"{' '.join(arguments)}: {result.err}"
     numbers = result.json()
