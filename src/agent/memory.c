@@ -123,6 +123,9 @@ static enum kvf_status check_rank(
 	if (layout->n_groups != instance->n_groups)
 		return kvfi_fail(KVF_EINVAL, "groups: the instance has %u, the layout %u", instance->n_groups,
 			layout->n_groups);
+	for (uint32_t i = 0; i < layout->n_aux; i++)
+		if (layout->aux_bytes[i] > 0 && layout->aux_bases[i] == 0)
+			return kvfi_fail(KVF_EINVAL, "aux slot %u: base is NULL", i);
 	for (uint32_t g = 0; g < layout->n_groups; g++) {
 		const struct kvf_rank_group *map = &instance->ranks[rank].groups[g];
 		const struct kvf_group *group = &layout->groups[g];

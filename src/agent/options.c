@@ -8,6 +8,8 @@
 #include "base/clock.h"
 #include "base/status.h"
 
+#define MAX_ZMQ_PEERS 16383u /* two ways each, and libzmq numbers sockets with 16 bits */
+
 void kvf_options_init(struct kvf_options *options)
 {
 	memset(options, 0, sizeof(*options));
@@ -58,12 +60,25 @@ static bool known_transport(const char *name, size_t len)
 	       (len == 3 && memcmp(name, "tcp", 3) == 0);
 }
 
+/* Is the item at `item` named before it in the list? */
+static bool named_before(const char *list, const char *item, size_t len)
+{
+	for (const char *at = list; at < item; at += strcspn(at, ",") + 1)
+		if (strcspn(at, ",") == len && memcmp(at, item, len) == 0)
+			return true;
+	return false;
+}
+
 static enum kvf_status check_transports(const char *list)
 {
 	if (strcmp(list, "auto") == 0)
 		return KVF_OK;
 	for (const char *at = list;; at++) {
 		size_t len = strcspn(at, ",");
+
+		if (named_before(list, at, len))
+			return kvfi_fail(
+				KVF_EINVAL, "options: transports: \"%.*s\" is named twice", (int)len, at);
 
 		if (!known_transport(at, len))
 			return kvfi_fail(KVF_EINVAL,
@@ -75,12 +90,15 @@ static enum kvf_status check_transports(const char *list)
 	}
 }
 
-static enum kvf_status check_control(const char *control)
+static enum kvf_status check_control(const char *control, uint32_t max_peers)
 {
 	if (strcmp(control, "inproc") == 0)
 		return KVF_OK;
 	if (strcmp(control, "zmq") != 0)
 		return kvfi_fail(KVF_EINVAL, "options: control: \"%s\" is neither zmq nor inproc", control);
+	if (max_peers > MAX_ZMQ_PEERS)
+		return kvfi_fail(KVF_EINVAL, "options: max_peers: %u is not in 1..%u with control zmq",
+			max_peers, MAX_ZMQ_PEERS);
 #ifdef KVFI_WITH_ZMQ
 	return KVF_OK;
 #else
@@ -129,7 +147,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	if (status == KVF_OK)
 		status = check_transports(transports);
 	if (status == KVF_OK)
-		status = check_control(control);
+		status = check_control(control, options->max_peers);
 	if (status != KVF_OK)
 		return status;
 	if (strlen(listen) >= KVFI_ENDPOINT_BYTES)

@@ -78,7 +78,7 @@ static struct front_session *take_slot(
 		return NULL;
 	front = &agent->sessions[slot];
 	agent->free_session = front->next;
-	generation = front->generation + 1 == 0 ? 1 : front->generation + 1;
+	generation = front->generation + 1; /* odd: even ones are of free slots, and of no handle */
 	memset(front, 0, sizeof(*front));
 	front->generation = generation;
 	atomic_store(&agent->states[slot], (uint64_t)generation << 32 | (uint32_t)KVF_STATE_INIT);
@@ -113,6 +113,8 @@ static void give_slot(kvf_agent *agent, struct front_session *front)
 		at = &agent->sessions[*at].next;
 	*at = front->next;
 	give_kept(agent, front);
+	front->generation++;
+	atomic_store(&agent->states[slot], (uint64_t)front->generation << 32);
 	front->kind = FRONT_FREE;
 	front->next = agent->free_session;
 	agent->free_session = slot;
@@ -546,7 +548,7 @@ enum kvf_status kvf_session_state(kvf_agent *agent, kvf_session session, enum kv
 		slot >= agent->options.max_sessions)
 		return kvfi_fail(KVF_EINVAL, "agent, session and state_out must be valid");
 	word = atomic_load(&agent->states[slot]);
-	if (word >> 32 != session.bits >> 32)
+	if (word >> 32 != session.bits >> 32 || (word >> 32) % 2 == 0)
 		return kvfi_fail(KVF_ESTALE, "session: it was closed");
 	*state_out = (enum kvf_session_state)(int32_t)(uint32_t)word;
 	return KVF_OK;

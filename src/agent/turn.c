@@ -346,7 +346,7 @@ static enum kvf_status open_control(kvf_agent *agent)
 #endif
 	status = ops->open(&env, &agent->control);
 	if (status != KVF_OK)
-		return status;
+		return agent->options.listen != NULL ? kvfi_fail_prefix(status, "options: listen") : status;
 	if (agent->options.listen != NULL)
 		(void)snprintf(
 			agent->listening, sizeof(agent->listening), "%s", ops->endpoint(agent->control));

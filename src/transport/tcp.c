@@ -126,7 +126,7 @@ static enum kvf_status tcp_open(const struct kvfi_transport_env *env, struct kvf
 	status = open_tables(self);
 	if (status == KVF_OK)
 		status = open_descriptors(self);
-	if (status == KVF_OK && env->listens)
+	if (status == KVF_OK)
 		status = kvfi_tcp_listen(self);
 	if (status == KVF_OK)
 		status = start_thread(self);

@@ -125,8 +125,8 @@ enum kvf_status kvfi_tcp_listen(struct tcp_transport *self)
 	struct kvfi_tcp_address address = self->address;
 	enum kvf_status status = kvfi_tcp_parse_address("data_listen", text, &address);
 
-	if (status != KVF_OK)
-		return status;
+	if (status != KVF_OK || !self->env.listens)
+		return status; /* one that only connects is told of a bad option all the same */
 	if (kvfi_tcp_is_any(&address))
 		return kvfi_fail(KVF_EINVAL,
 			"data_listen: \"%s\" stands for all interfaces; name the address that peers connect "

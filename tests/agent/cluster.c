@@ -174,7 +174,9 @@ static void open_rank(struct cluster *cluster, int side, uint32_t r)
 	options.progress_thread = cluster->spec.own_thread;
 	options.listen = side == 0 ? rank->endpoint : NULL;
 	options.verify = cluster->spec.verify;
-	options.max_block_ids = 65536;
+	options.max_block_ids = cluster->spec.max_block_ids != 0 ? cluster->spec.max_block_ids : 65536;
+	if (cluster->spec.max_peers != 0)
+		options.max_peers = cluster->spec.max_peers;
 	if (cluster->spec.connect_timeout_ns != 0)
 		options.connect_timeout_ns = cluster->spec.connect_timeout_ns;
 	if (cluster->spec.transfer_timeout_ns != 0)
@@ -267,6 +269,14 @@ void cluster_close(struct cluster *cluster)
 
 /* ---- time ---- */
 
+void cluster_watch(struct cluster *cluster, int side, uint32_t r, kvf_session session)
+{
+	struct cluster_rank *rank = &cluster->ranks[side][r];
+
+	rank->session = session;
+	rank->ready = rank->outcome = rank->released = false;
+}
+
 void cluster_poll_rank(struct cluster_rank *rank)
 {
 	struct kvf_event events[8];
@@ -274,6 +284,8 @@ void cluster_poll_rank(struct cluster_rank *rank)
 
 	assert_true(n >= 0);
 	for (int i = 0; i < n; i++) {
+		bool watched = rank->session.bits == events[i].session.bits;
+
 		switch (events[i].type) {
 		case KVF_EVENT_PEER:
 			rank->peers_up += events[i].status == KVF_OK;
@@ -282,19 +294,20 @@ void cluster_poll_rank(struct cluster_rank *rank)
 			rank->peer = events[i].peer;
 			break;
 		case KVF_EVENT_READY:
-			rank->ready = true;
+			rank->ready = rank->ready || watched;
 			break;
 		case KVF_EVENT_SLICE:
 			rank->slices++;
 			break;
 		case KVF_EVENT_OUTCOME:
-			assert_false(rank->released && rank->session.bits == events[i].session.bits);
-			rank->outcome = true;
+			assert_false(rank->released && watched);
+			rank->outcome = rank->outcome || watched;
 			rank->outcomes++;
-			rank->status = events[i].status;
+			if (watched)
+				rank->status = events[i].status;
 			break;
 		case KVF_EVENT_RELEASED:
-			rank->released = true;
+			rank->released = rank->released || watched;
 			rank->releases++;
 			assert_true(rank->outcomes >= rank->releases);
 			break;
@@ -319,7 +332,7 @@ static void print_ranks(struct cluster *cluster)
 			enum kvf_status told = kvf_peer_info(rank->agent, rank->peer, &info);
 
 			print_message("%s %u: ready %d outcome %d (%s) released %d, %u peers up, last peer: "
-			              "%s %s %s\n",
+				      "%s %s %s\n",
 				side_name(side), r, rank->ready, rank->outcome, kvf_status_name(rank->status),
 				rank->released, rank->peers_up, kvf_status_name(told),
 				kvf_status_name(info.status), info.reason);

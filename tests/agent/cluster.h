@@ -26,8 +26,9 @@ struct cluster_spec {
 	bool own_thread;   /* progress threads; else the test drives every agent */
 	bool plain_memory; /* kvf_register instead of kvf_alloc */
 	uint32_t n_aux, aux_bytes;
-	uint64_t connect_timeout_ns, transfer_timeout_ns; /* 0: defaults */
-	uint32_t max_sessions, max_links, max_slices;     /* 0: defaults */
+	uint64_t connect_timeout_ns, transfer_timeout_ns;        /* 0: defaults */
+	uint32_t max_sessions, max_links, max_slices, max_peers; /* 0: defaults */
+	uint64_t max_block_ids;                                  /* 0: 65536 */
 };
 
 struct cluster_rank {
@@ -38,10 +39,11 @@ struct cluster_rank {
 	kvf_region region;
 	bool plain;
 	char endpoint[256];
-	/* last events */
+	/* last events of the session that was opened last */
 	kvf_session session;
 	bool ready, outcome, released;
 	enum kvf_status status;
+	/* of all */
 	uint32_t slices, peers_up, outcomes, releases;
 	enum kvf_status peer_status; /* of the last PEER event that was not OK */
 	kvf_peer peer;
@@ -75,6 +77,8 @@ void cluster_close(struct cluster *cluster);
 /* One turn of every agent; takes events into the ranks. */
 void cluster_poll(struct cluster *cluster);
 void cluster_poll_rank(struct cluster_rank *rank);
+/* The rank's event fields follow this session from here on. */
+void cluster_watch(struct cluster *cluster, int side, uint32_t rank, kvf_session session);
 /* Polls until done(argument), at most 20 s; fails the test else. */
 void cluster_until(
 	struct cluster *cluster, bool (*done)(struct cluster *cluster, void *argument), void *argument);
