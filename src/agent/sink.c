@@ -21,8 +21,8 @@ static bool send_hot(kvf_agent *agent, uint32_t slot, const struct kvfi_msg *msg
 	size_t len;
 
 	if (peer->state != PEER_UP || transport->ops->send_frame == NULL ||
-		!kvfi_msg_is_hot(msg->header.type) || kvfi_msg_bound(msg) > sizeof(frame))
-		return false;
+		!kvfi_msg_may_ride(msg->header.type))
+		return false; /* one that does not fit goes the other way too */
 	return kvfi_msg_encode(msg, frame, sizeof(frame), &len) == KVF_OK &&
 	       transport->ops->send_frame(transport->self, slot, frame, len);
 }

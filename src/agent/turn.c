@@ -57,7 +57,7 @@ static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t
 		return;
 	}
 	if (msg.header.from == peer->incarnation && msg.header.to == agent->incarnation &&
-		msg.header.link == peer->link && kvfi_msg_is_hot(msg.header.type))
+		msg.header.link == peer->link && kvfi_msg_may_ride(msg.header.type))
 		kvfi_owner_step(agent, &input);
 	kvfi_msg_fini(&msg);
 }

@@ -14,6 +14,8 @@ KVF_MUST_CHECK enum kvf_status kvfi_msg_encode(
 KVF_MUST_CHECK enum kvf_status kvfi_msg_decode(const void *bytes, size_t len_bytes, struct kvfi_msg *msg_out);
 /* Hot: fixed frames that fit KVFI_HOT_FRAME_MAX and may travel over a transport's socket (RESULT with small aux, ACK, CANCEL, QUIET, CLAIM, GO, REQUEST_OK). */
 bool kvfi_msg_is_hot(enum kvfi_msg_type type);
+/* What may travel over a transport's socket when it fits: hot ones, and REQUEST, which every transfer begins with. */
+bool kvfi_msg_may_ride(enum kvfi_msg_type type);
 
 /* Tickets: fixed little-endian bytes with version and check hash; built without msgpack. */
 struct kvfi_ticket {

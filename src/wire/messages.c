@@ -70,6 +70,11 @@ bool kvfi_msg_is_hot(enum kvfi_msg_type type)
 	return false;
 }
 
+bool kvfi_msg_may_ride(enum kvfi_msg_type type)
+{
+	return type == KVFI_MSG_REQUEST || kvfi_msg_is_hot(type);
+}
+
 void kvfi_msg_fini(struct kvfi_msg *msg)
 {
 	if (msg == NULL)

@@ -437,6 +437,8 @@ static void results_stay_compact(void **state)
 		assert_true(is_fixed(type) && kvfi_msg_is_hot((enum kvfi_msg_type)type));
 	assert_false(kvfi_msg_is_hot(KVFI_MSG_HELLO) || kvfi_msg_is_hot(KVFI_MSG_REQUEST) ||
 		     kvfi_msg_is_hot(KVFI_MSG_BYE));
+	assert_true(kvfi_msg_may_ride(KVFI_MSG_REQUEST) && kvfi_msg_may_ride(KVFI_MSG_RESULT));
+	assert_false(kvfi_msg_may_ride(KVFI_MSG_HELLO) || kvfi_msg_may_ride(KVFI_MSG_BYE));
 }
 
 static void cold_messages_need_msgpack(void **state)
