@@ -353,7 +353,7 @@ static bool shm_send_frame(
 	link = self->peers[peer];
 	if (link == NULL || link->state != SHM_UP)
 		return false;
-	return kvfi_shm_send(link->fd, SHM_FRAME, frame, len_bytes, -1) == SHM_IO_OK;
+	return kvfi_shm_frame(link, frame, (uint32_t)len_bytes);
 }
 
 const struct kvfi_transport_ops kvfi_transport_shm = {

@@ -51,6 +51,8 @@ struct shm_link {
 	uint64_t peer_incarnation, number;
 	int fd;                 /* -1: none (any more) */
 	bool waits_for_room;    /* EPOLLOUT is on */
+	unsigned char *late;    /* frames that found the socket full: u32 length, bytes; made with the first one */
+	uint32_t late_start, late_end;
 	_Atomic bool stop;      /* posts end, the populating job too */
 	_Atomic uint32_t posts; /* open ones; only the owner adds */
 
@@ -167,6 +169,8 @@ void kvfi_shm_link_event(struct shm_link *link, bool readable);
 /* After a job woke the owner. */
 void kvfi_shm_link_turn(struct shm_link *link);
 void kvfi_shm_tell(struct shm_link *link);
+/* A frame, now or as soon as the socket has room. False: the queue is full too. */
+bool kvfi_shm_frame(struct shm_link *link, const void *frame, uint32_t len_bytes);
 void kvfi_shm_link_broken(struct shm_link *link, enum kvf_status status, const char *reason);
 struct shm_link *kvfi_shm_link_get(struct shm_link *link);
 void kvfi_shm_link_put(struct shm_link *link);

@@ -17,6 +17,7 @@
 #include "base/status.h"
 
 #define PACKETS_PER_EVENT 16
+#define LATE_BYTES        (256u * 1024) /* frames that wait for room: about a thousand */
 
 static void notify(struct shm_transport *self, uint32_t peer, enum kvfi_done_kind kind,
 	enum kvf_status status, const char *reason)
@@ -46,6 +47,7 @@ void kvfi_shm_link_put(struct shm_link *link)
 	free(link->windows.table);
 	free(link->announce);
 	free(link->told);
+	free(link->late);
 	free(link);
 }
 
@@ -161,6 +163,11 @@ static bool withdraw_region(struct shm_link *link, uint32_t index)
 	return true;
 }
 
+static bool has_late(const struct shm_link *link)
+{
+	return link->late_end > link->late_start;
+}
+
 void kvfi_shm_tell(struct shm_link *link)
 {
 	if (link->sender || link->fd < 0 || !say_hello(link))
@@ -174,7 +181,56 @@ void kvfi_shm_tell(struct shm_link *link)
 	if (!link->said_ready)
 		link->said_ready = send_packet(link, SHM_READY, NULL, 0, -1);
 	if (link->said_ready)
-		watch_room(link, false);
+		watch_room(link, has_late(link));
+}
+
+/* ---- frames */
+
+/* Keeps a frame until the socket has room. */
+static bool keep_late(struct shm_link *link, const void *frame, uint32_t len_bytes)
+{
+	uint32_t used = link->late_end - link->late_start;
+
+	if (link->late == NULL)
+		link->late = malloc(LATE_BYTES);
+	if (link->late == NULL || used + sizeof(len_bytes) + len_bytes > LATE_BYTES)
+		return false;
+	if (link->late_end + sizeof(len_bytes) + len_bytes > LATE_BYTES) {
+		memmove(link->late, link->late + link->late_start, used);
+		link->late_start = 0;
+		link->late_end = used;
+	}
+	memcpy(link->late + link->late_end, &len_bytes, sizeof(len_bytes));
+	memcpy(link->late + link->late_end + sizeof(len_bytes), frame, len_bytes);
+	link->late_end += (uint32_t)sizeof(len_bytes) + len_bytes;
+	watch_room(link, true);
+	return true;
+}
+
+bool kvfi_shm_frame(struct shm_link *link, const void *frame, uint32_t len_bytes)
+{
+	enum shm_io io;
+
+	if (has_late(link))
+		return keep_late(link, frame, len_bytes); /* behind those that wait */
+	io = kvfi_shm_send(link->fd, SHM_FRAME, frame, len_bytes, -1);
+	return io == SHM_IO_OK || (io == SHM_IO_AGAIN && keep_late(link, frame, len_bytes));
+}
+
+static void send_late(struct shm_link *link)
+{
+	while (has_late(link)) {
+		const unsigned char *at = link->late + link->late_start;
+		uint32_t len_bytes;
+
+		memcpy(&len_bytes, at, sizeof(len_bytes));
+		if (kvfi_shm_send(link->fd, SHM_FRAME, at + sizeof(len_bytes), len_bytes, -1) != SHM_IO_OK)
+			break; /* full again; or closed, which the reader finds out */
+		link->late_start += (uint32_t)sizeof(len_bytes) + len_bytes;
+	}
+	if (!has_late(link))
+		link->late_start = link->late_end = 0;
+	watch_room(link, has_late(link));
 }
 
 /* ---- decode: connecting */
@@ -461,4 +517,6 @@ void kvfi_shm_link_event(struct shm_link *link, bool readable)
 		kvfi_shm_tell(link);
 		kvfi_shm_link_turn(link);
 	}
+	if (link->fd >= 0 && has_late(link))
+		send_late(link);
 }
