@@ -12,6 +12,10 @@
 #include "base/hash.h"
 #include "base/status.h"
 
+/* Ended receives that are remembered, per session that may be alive. A RESULT whose ACK was lost comes again after 50 ms, then 100: at 50,000
+ * sessions a second that are some thousand others later, and one that is forgotten is told UNKNOWN, which fails a sender that has done well. */
+#define ENDED_RX_PER_SESSION 16u
+
 static uint32_t mask_for(uint32_t n)
 {
 	uint32_t size = 16;
@@ -88,7 +92,7 @@ enum kvf_status kvfi_core_open(
 	if (status == KVF_OK)
 		status = memory_init(&core->ended_ask, config->max_links);
 	if (status == KVF_OK)
-		status = memory_init(&core->ended_rx, config->max_sessions);
+		status = memory_init(&core->ended_rx, config->max_sessions * ENDED_RX_PER_SESSION);
 	if (status != KVF_OK) {
 		kvfi_core_close(core);
 		return status;
