@@ -229,7 +229,8 @@ struct kvf_agent {
 	struct sum_job *sums;
 	unsigned char *frame;
 	int epoll_fd, timer_fd;
-	bool sent; /* a control message went out in this turn */
+	bool in_turn; /* the inbox will be drained before the owner sleeps */
+	bool sent;    /* a control message went out in this turn */
 	uint64_t next_tick_ns;
 	uint64_t calls_failed; /* ranks of a map that could not be called */
 	enum kvf_status open_status;

@@ -92,6 +92,8 @@ void kvfi_transport_notify(void *self, const struct kvfi_done *done)
 	 * the sender's to choose, so a stream's thread waits for room. */
 	if (done->kind == KVFI_DONE_RX && !on_owner(agent))
 		(void)kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep);
+	else if (on_owner(agent) && agent->in_turn)
+		KVFI_ASSERT(kvfi_inbox_push_own(&agent->inbox, &item) || atomic_load(&agent->stop));
 	else
 		KVFI_ASSERT(kvfi_inbox_push(&agent->inbox, &item, 0) || atomic_load(&agent->stop));
 }
@@ -211,16 +213,12 @@ void kvfi_owner_item(kvf_agent *agent, const struct item *item)
 	}
 }
 
-static bool drain_inbox(kvf_agent *agent)
+static void drain_inbox(kvf_agent *agent)
 {
 	struct item item;
-	bool any = false;
 
-	while (kvfi_inbox_pop(&agent->inbox, &item)) {
+	while (kvfi_inbox_pop(&agent->inbox, &item))
 		kvfi_owner_item(agent, &item);
-		any = true;
-	}
-	return any;
 }
 
 static void control_message(kvf_agent *agent, struct kvfi_received *received)
@@ -279,18 +277,21 @@ void kvfi_owner_turn(kvf_agent *agent)
 
 	adopt(agent);
 	kvfi_inbox_rearm(&agent->inbox);
+	agent->in_turn = true;
 	for (int round = 0; more && round < 16; round++) {
 		agent->sent = false;
-		more = drain_inbox(agent);
-		more = drain_control(agent) || more;
+		drain_inbox(agent);
+		more = drain_control(agent);
 		for (uint32_t i = 0; i < agent->n_transports; i++)
 			agent->transports[i].ops->poll(agent->transports[i].self);
 		kvfi_watches_look(agent);
-		more = drain_inbox(agent) || more;
+		drain_inbox(agent);
 		kvfi_peers_tick(agent, kvfi_clock_ns());
 		kvfi_owner_step(agent, &tick);
-		more = more || agent->sent;
+		/* What the tick has posted may be over already. Descriptors need no second look: they stay readable. */
+		more = more || agent->sent || kvfi_inbox_any(&agent->inbox);
 	}
+	agent->in_turn = false;
 	agent->next_tick_ns = kvfi_core_next_ns(agent->core);
 	if (kvfi_peers_next_ns(agent) < agent->next_tick_ns)
 		agent->next_tick_ns = kvfi_peers_next_ns(agent);

@@ -60,7 +60,6 @@ static void put(struct kvfi_inbox *inbox, const void *item)
 
 	memcpy(inbox->items + (size_t)at * inbox->item_bytes, item, inbox->item_bytes);
 	inbox->n++;
-	signal_drainer(inbox);
 }
 
 bool kvfi_inbox_push(struct kvfi_inbox *inbox, const void *item, uint32_t keep)
@@ -69,10 +68,34 @@ bool kvfi_inbox_push(struct kvfi_inbox *inbox, const void *item, uint32_t keep)
 
 	(void)pthread_mutex_lock(&inbox->lock);
 	room = !inbox->closed && inbox->n + keep < inbox->max;
+	if (room) {
+		put(inbox, item);
+		signal_drainer(inbox);
+	}
+	(void)pthread_mutex_unlock(&inbox->lock);
+	return room;
+}
+
+bool kvfi_inbox_push_own(struct kvfi_inbox *inbox, const void *item)
+{
+	bool room;
+
+	(void)pthread_mutex_lock(&inbox->lock);
+	room = !inbox->closed && inbox->n < inbox->max;
 	if (room)
 		put(inbox, item);
 	(void)pthread_mutex_unlock(&inbox->lock);
 	return room;
+}
+
+bool kvfi_inbox_any(struct kvfi_inbox *inbox)
+{
+	bool any;
+
+	(void)pthread_mutex_lock(&inbox->lock);
+	any = inbox->n > 0;
+	(void)pthread_mutex_unlock(&inbox->lock);
+	return any;
 }
 
 bool kvfi_inbox_push_wait(struct kvfi_inbox *inbox, const void *item, uint32_t keep)
@@ -83,8 +106,10 @@ bool kvfi_inbox_push_wait(struct kvfi_inbox *inbox, const void *item, uint32_t k
 	while (!inbox->closed && inbox->n + keep >= inbox->max)
 		(void)pthread_cond_wait(&inbox->room, &inbox->lock);
 	open = !inbox->closed;
-	if (open)
+	if (open) {
 		put(inbox, item);
+		signal_drainer(inbox);
+	}
 	(void)pthread_mutex_unlock(&inbox->lock);
 	return open;
 }

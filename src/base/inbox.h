@@ -22,12 +22,16 @@ KVF_MUST_CHECK enum kvf_status kvfi_inbox_init(struct kvfi_inbox *inbox, uint32_
 void kvfi_inbox_fini(struct kvfi_inbox *inbox);
 /* Any thread. keep: places that must stay free for others. False: no room. */
 bool kvfi_inbox_push(struct kvfi_inbox *inbox, const void *item, uint32_t keep);
+/* The draining thread, which will look again before it sleeps: as kvfi_inbox_push without the wake-up. */
+bool kvfi_inbox_push_own(struct kvfi_inbox *inbox, const void *item);
 /* Any thread but the one that drains: waits for room. False only after kvfi_inbox_shut. */
 bool kvfi_inbox_push_wait(struct kvfi_inbox *inbox, const void *item, uint32_t keep);
 /* Any thread: nothing new, but the drainer shall look. */
 void kvfi_inbox_wake(struct kvfi_inbox *inbox);
 /* The draining thread: takes one item. */
 bool kvfi_inbox_pop(struct kvfi_inbox *inbox, void *item_out);
+/* The draining thread: is there something inside? */
+bool kvfi_inbox_any(struct kvfi_inbox *inbox);
 /* The draining thread, before it looks: resets the descriptor. */
 void kvfi_inbox_rearm(struct kvfi_inbox *inbox);
 void kvfi_inbox_shut(struct kvfi_inbox *inbox);
