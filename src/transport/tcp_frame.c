@@ -222,13 +222,23 @@ void kvfi_tcp_put_address(unsigned char *bytes, const struct kvfi_tcp_address *a
 	kvfi_put_u64(&writer, address->host);
 }
 
+/* One address, one way to write it. */
+static bool is_canonical(const struct kvfi_tcp_address *address, uint16_t reserved)
+{
+	static const unsigned char zero[12];
+
+	if (reserved != 0 || (address->family != 4 && address->family != 6))
+		return false;
+	return address->family == 6 || memcmp(address->ip + 4, zero, sizeof(zero)) == 0;
+}
+
 enum kvf_status kvfi_tcp_get_address(
 	const void *bytes, size_t len_bytes, struct kvfi_tcp_address *address_out)
 {
 	struct kvfi_reader reader = kvfi_reader_on(bytes, len_bytes);
 	struct kvfi_tcp_address address = {0};
 	const unsigned char *ip;
-	uint16_t version;
+	uint16_t version, reserved;
 
 	if (len_bytes != KVFI_TCP_ADDRESS_BYTES)
 		return kvfi_fail(KVF_PROTOCOL, "tcp: an address of %zu bytes, expected %u", len_bytes,
@@ -236,13 +246,14 @@ enum kvf_status kvfi_tcp_get_address(
 	version = kvfi_get_u16(&reader);
 	address.family = kvfi_get_u16(&reader);
 	address.port = kvfi_get_u16(&reader);
-	(void)kvfi_get_u16(&reader);
+	reserved = kvfi_get_u16(&reader);
 	ip = kvfi_get_span(&reader, sizeof(address.ip));
 	address.host = kvfi_get_u64(&reader);
-	if (ip == NULL || version != ADDRESS_VERSION || (address.family != 4 && address.family != 6))
+	if (ip != NULL)
+		memcpy(address.ip, ip, sizeof(address.ip));
+	if (version != ADDRESS_VERSION || !is_canonical(&address, reserved))
 		return kvfi_fail(
 			KVF_PROTOCOL, "tcp: an address of version %u, family %u", version, address.family);
-	memcpy(address.ip, ip, sizeof(address.ip));
 	*address_out = address;
 	return KVF_OK;
 }
