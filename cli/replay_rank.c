@@ -124,20 +124,18 @@ static bool count_peers(struct replay_rank *rank, struct reason *why)
 	const struct replay_side *decode = &rank->setup->sides[REPLAY_DECODE];
 	uint32_t max = prefill->n_ranks * decode->n_ranks, n = 0;
 	struct kvf_pair *pairs = calloc(max, sizeof(*pairs));
-	bool *paired = calloc(prefill->n_ranks, sizeof(bool));
-	bool ok = pairs && paired;
+	bool ok = pairs != NULL;
 	for (uint32_t dp = 0; ok && dp < prefill->dp; dp++) {
 		ok = kvf_pairs(prefill->instance, decode->instance, dp, KVF_DP_UNKNOWN, pairs, max, &n) ==
 		     KVF_OK;
 		for (uint32_t i = 0; ok && i < n; i++) {
 			if (pairs[i].dst == rank->index)
-				paired[pairs[i].src] = true;
+				rank->peers_due[pairs[i].src] = true;
 		}
 	}
 	for (uint32_t src = 0; ok && src < prefill->n_ranks; src++)
-		rank->peers_expected += paired[src];
+		rank->n_peers_due += rank->peers_due[src];
 	free(pairs);
-	free(paired);
 	return ok || reason_set(why, "kvf_pairs: %s", kvf_error());
 }
 
@@ -165,8 +163,8 @@ bool replay_rank_open(struct replay_rank *rank, const char *runtime_dir, struct 
 {
 	const struct replay_setup *setup = rank->setup;
 	rank->sessions = calloc(setup->concurrency, sizeof(*rank->sessions));
-	rank->peer_up = calloc(setup->sides[REPLAY_PREFILL].n_ranks, sizeof(bool));
-	if (!rank->sessions || !rank->peer_up ||
+	rank->peers_due = calloc(setup->sides[REPLAY_PREFILL].n_ranks, sizeof(bool));
+	if (!rank->sessions || !rank->peers_due ||
 		!replay_memory_init(&rank->memory, setup, rank->board, rank->side, rank->index))
 		return reason_set(why, "out of memory");
 	for (uint32_t slot = 0; slot < setup->concurrency; slot++)
@@ -189,9 +187,9 @@ void replay_rank_close(struct replay_rank *rank)
 	rank->mapped = NULL;
 	replay_memory_fini(&rank->memory);
 	free(rank->sessions);
-	free(rank->peer_up);
+	free(rank->peers_due);
 	rank->sessions = NULL;
-	rank->peer_up = NULL;
+	rank->peers_due = NULL;
 }
 
 /* ---------------------------------------------------------------- commands */
@@ -251,14 +249,15 @@ static void peer_event(struct replay_rank *rank, const struct kvf_event *event)
 			kvf_status_text(event->status), info.reason);
 		return;
 	}
-	if (info.rank >= rank->setup->sides[REPLAY_PREFILL].n_ranks || rank->peer_up[info.rank])
+	/* The rank by which the instance was reached is told of, too, even when nothing is paired with it. */
+	if (info.rank >= rank->setup->sides[REPLAY_PREFILL].n_ranks || !rank->peers_due[info.rank])
 		return;
-	rank->peer_up[info.rank] = true;
+	rank->peers_due[info.rank] = false;
 	struct replay_report report = {
 		.kind = REPLAY_PEER, .side = rank->side, .rank = rank->index, .peer = info.rank};
 	memcpy(report.text, info.transport, sizeof(info.transport));
 	replay_host_report(rank, &report);
-	if (++rank->n_peers_up == rank->peers_expected) {
+	if (--rank->n_peers_due == 0) {
 		rank->connected = true;
 		report_simple(rank, REPLAY_CONNECTED, 0);
 	}

@@ -31,8 +31,8 @@ struct replay_rank {
 	uint8_t *aux; /* aux slots, one per slot of the board */
 	struct replay_memory memory;
 	struct replay_session *sessions; /* per slot of the board */
-	bool *peer_up;                   /* decode: per prefill rank */
-	uint32_t peers_expected, n_peers_up;
+	bool *peers_due;                 /* decode: prefill ranks that are paired and not up yet */
+	uint32_t n_peers_due;
 	bool connected;
 	/* The host's: where reports go, and which job to do next. */
 	void *host;

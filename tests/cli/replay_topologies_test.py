@@ -5,7 +5,7 @@ token chunks, layer by layer, by ticket, and to a group that the receiver does n
 """
 import os
 
-from harness import main
+from harness import main, plan
 from replay_tools import SMALL, SMALL_MLA, replay, trace_of, transports
 
 LENGTHS = [16, 16, 32] * 4
@@ -33,12 +33,22 @@ LAYOUTS = ["block-major", "hnd", "nhd"]
 COMMON = ["--block-tokens", "8", "--pool", "1MiB", "--concurrency", "4", "--block-runs", "2"]
 
 
+def pairs_of(model, prefill, decode):
+    """Who is paired with whom, as kvferry plan says, whatever the data-parallel group of a request."""
+    keys = dict(part.partition("=")[::2] for part in prefill.split(","))
+    groups = int(keys.get("dp", keys.get("tp", 1))) if "attention-dp" in keys else 1
+    plans = [plan(model, 32, 8, prefill, decode, "--request-dp", str(dp)) for dp in range(groups)]
+    return {f"{pair['src']}:{pair['dst']}" for one in plans for pair in one["pairs"]}
+
+
 def run_all(cases, seed, *more):
     trace = trace_of(LENGTHS)
     try:
-        for transport in transports():
-            for i, (model, prefill, decode) in enumerate(cases):
-                replay(transport, model, prefill, decode, *COMMON, "--seed", str(seed + i), *more, trace)
+        for i, (model, prefill, decode) in enumerate(cases):
+            pairs = pairs_of(model, prefill, decode)
+            for transport in transports():
+                numbers = replay(transport, model, prefill, decode, *COMMON, "--seed", str(seed + i), *more, trace)
+                assert set(numbers["transport"]) == pairs, (prefill, decode, numbers["transport"], pairs)
     finally:
         os.unlink(trace)
 
