@@ -43,7 +43,8 @@ enum kvfi_done_kind {
 	KVFI_DONE_RX = 2,     /* a slice that began under a grant is over */
 	KVFI_DONE_UP = 3,     /* the data path with a peer works, both ways */
 	KVFI_DONE_BROKEN = 4, /* it does not (any more): connect failed, closed, garbage */
-	KVFI_DONE_FRAME = 5   /* a hot control frame came over the transport's own socket; told from poll() alone */
+	KVFI_DONE_FRAME =
+		5 /* a hot control frame came over the transport's own socket; told from poll() alone */
 };
 
 struct kvfi_done {
