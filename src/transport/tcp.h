@@ -314,6 +314,10 @@ void kvfi_tcp_send(struct tcp_transport *self, struct tcp_conn *conn);
 void kvfi_tcp_send_look(struct tcp_transport *self, struct tcp_conn *conn);
 void kvfi_tcp_send_fini(
 	struct tcp_transport *self, struct tcp_conn *conn, enum kvf_status status, const char *reason);
+/* tcp_place.c, inside the lease. A batch for what is left of the frame; false: the walk has less than the bound promised. */
+bool kvfi_tcp_place(struct tcp_transport *self, struct tcp_recv *recv);
+/* The next bytes of the batch are there. */
+void kvfi_tcp_take(struct tcp_transport *self, struct tcp_recv *recv, uint32_t bytes);
 /* Reads until nothing is there, or its turn is over. */
 void kvfi_tcp_recv(struct tcp_transport *self, struct tcp_conn *conn);
 /* The grant of the open slice was revoked, if it was: tell it now. */
