@@ -7,7 +7,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include "cli/replay_setup.h"
+#include "cli/replay_sizing.h"
 #include "cli/trace.h"
 
 #define GENERATED_REQUESTS 100u
@@ -72,7 +72,7 @@ static bool open_source(
 		return trace_open_file(options->trace, source_out, why);
 	const struct trace_generator_options generator = {
 		.seed = options->seed,
-		.max_tokens = options->max_tokens ? options->max_tokens : replay_setup_longest_fit(setup),
+		.max_tokens = options->max_tokens ? options->max_tokens : replay_sizing_longest_fit(setup),
 	};
 	return trace_open_generator(&generator, source_out, why);
 }

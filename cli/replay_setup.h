@@ -119,8 +119,6 @@ bool replay_setup_new(const struct replay_options *options, struct replay_setup 
 	int *exit_code_out, struct reason *why);
 void replay_setup_free(struct replay_setup *setup);
 
-/* The longest prompt that one empty pool on each side holds. */
-uint64_t replay_setup_longest_fit(const struct replay_setup *setup);
 /* Reads or draws the requests into setup; replay_requests.c. */
 bool replay_requests_load(struct replay_setup *setup, struct reason *why);
 
