@@ -269,6 +269,8 @@ void kvfi_watches_look(kvf_agent *agent);
 /* hello.c: HELLO and its answers */
 void kvfi_hello_send(kvf_agent *agent, uint32_t peer);
 void kvfi_hello_message(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg);
+/* Bytes came by that way that make no sense, or of another version. */
+void kvfi_hello_garbage(kvf_agent *agent, uint32_t way, enum kvf_status status, const char *reason);
 
 /* peers.c: slots, timers, up and down */
 struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out);
@@ -280,6 +282,7 @@ uint64_t kvfi_peers_next_ns(const kvf_agent *agent);
 KVF_MUST_CHECK enum kvf_status kvfi_peer_call(
 	kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank);
 void kvfi_peers_fini(kvf_agent *agent);
+bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way);
 uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, uint64_t link);
 
 /* path.c: the data path of a peer, and its plans */
@@ -290,6 +293,8 @@ void kvfi_path_broken(
 	kvf_agent *agent, uint32_t transport, uint32_t slot, enum kvf_status status, const char *reason);
 KVF_MUST_CHECK enum kvf_status kvfi_path_pairs(kvf_agent *agent, struct agent_peer *peer);
 void kvfi_path_free(struct agent_peer *peer);
+KVF_MUST_CHECK enum kvf_status kvfi_path_judge_map(
+	const kvf_agent *agent, const struct kvfi_msg_hello *hello);
 KVF_MUST_CHECK enum kvf_status kvfi_path_judge(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal_out);
 

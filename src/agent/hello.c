@@ -58,12 +58,13 @@ static void take_hello(struct agent_peer *peer, struct kvfi_msg *msg)
 }
 
 /* Cut where the reason of a message is too short for it. */
-static void refusal_sentence(const struct kvf_refusal *refusal, char *text, size_t len_bytes)
+static void refusal_sentence(
+	const struct kvf_refusal *refusal, const char *otherwise, char *text, size_t len_bytes)
 {
 	char whole[320];
 
 	if (refusal->field[0] == '\0')
-		(void)snprintf(whole, sizeof(whole), "%.319s", kvf_error());
+		(void)snprintf(whole, sizeof(whole), "%.319s", otherwise);
 	else
 		(void)snprintf(whole, sizeof(whole), "%s: prefill has %s, decode has %s", refusal->field,
 			refusal->prefill, refusal->decode);
@@ -71,6 +72,14 @@ static void refusal_sentence(const struct kvf_refusal *refusal, char *text, size
 }
 
 /* ---- prefill ---- */
+
+static enum kvf_status judge(
+	const kvf_agent *agent, const struct kvfi_msg *msg, struct kvf_refusal *refusal_out)
+{
+	enum kvf_status status = kvfi_path_judge(agent, &msg->u.hello, refusal_out);
+
+	return status == KVF_OK ? kvfi_path_judge_map(agent, &msg->u.hello) : status;
+}
 
 static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, enum kvf_status status,
 	const struct kvf_refusal *refusal)
@@ -86,7 +95,7 @@ static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *t
 	msg.header.instance_id = agent->instance->id;
 	msg.u.refuse.status = status;
 	msg.u.refuse.refusal = *refusal;
-	refusal_sentence(refusal, msg.u.refuse.reason, sizeof(msg.u.refuse.reason));
+	refusal_sentence(refusal, kvf_error(), msg.u.refuse.reason, sizeof(msg.u.refuse.reason));
 	(void)ops->send(agent->control, way, &msg);
 	agent->sent = true;
 }
@@ -122,15 +131,16 @@ static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	struct agent_peer *peer;
 	enum kvf_status status;
 
-	if (!agent->declared || agent->instance->role != KVF_PREFILL)
-		return;
+	if (!agent->declared)
+		return; /* it will ask again */
 	if (slot != KVFI_NONE) {
 		if (agent->peers[slot].state == PEER_UP || agent->peers[slot].state == PEER_CONNECTING)
 			send_hello_ok(agent, slot);
 		return;
 	}
-	end_former(agent, msg);
-	status = kvfi_path_judge(agent, &msg->u.hello, &refusal);
+	status = judge(agent, msg, &refusal);
+	if (status == KVF_OK)
+		end_former(agent, msg); /* not before: one that does not fit displaces nobody */
 	peer = status == KVF_OK ? kvfi_peer_new(agent, PEER_CONNECTING, &slot) : NULL;
 	if (peer == NULL) {
 		send_refuse(agent, way, msg, status == KVF_OK ? KVF_REFUSED : status, &refusal);
@@ -173,6 +183,18 @@ static void call_other(kvf_agent *agent, const char *endpoint, uint64_t instance
 		agent->calls_failed++; /* requests that need this rank fail by their connect deadline, which names it */
 }
 
+static bool is_connected(const kvf_agent *agent, uint64_t instance_id, uint32_t rank)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		const struct agent_peer *peer = &agent->peers[i];
+
+		if ((peer->state == PEER_UP || peer->state == PEER_CONNECTING) &&
+			peer->hello.instance->id == instance_id && peer->hello.layout->rank == rank)
+			return true;
+	}
+	return false;
+}
+
 /* The map says where the other ranks are that this one is paired with. */
 static void call_others(kvf_agent *agent, const struct agent_peer *peer)
 {
@@ -183,10 +205,41 @@ static void call_others(kvf_agent *agent, const struct agent_peer *peer)
 			uint32_t rank = peer->by_dp[dp].pairs[i].src;
 			const char *endpoint = instance->ranks[rank].endpoint;
 
-			if (rank != peer->hello.layout->rank && endpoint != NULL && endpoint[0] != '\0')
+			if (!is_connected(agent, instance->id, rank) && endpoint != NULL &&
+				endpoint[0] != '\0')
 				call_other(agent, endpoint, instance->id, rank);
 		}
 	}
+}
+
+/* One agent under two endpoints: for the other side this connection has replaced the one before. */
+static void end_other_names(kvf_agent *agent, uint32_t slot)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		struct agent_peer *peer = &agent->peers[i];
+
+		if (i == slot || peer->state == PEER_FREE ||
+			peer->incarnation != agent->peers[slot].incarnation)
+			continue;
+		kvfi_peer_lost(agent, i, KVF_PEER_LOST, "it was connected anew under another endpoint");
+		peer->recall = false;
+	}
+}
+
+/* Whoever waits for the instance that was said to be there waits for nothing. */
+static void tell_other_instance(kvf_agent *agent, uint32_t slot, uint64_t found)
+{
+	const struct agent_peer *peer = &agent->peers[slot];
+	struct kvfi_input input = {.kind = KVFI_IN_PEER_DOWN, .peer = slot};
+	char why[KVFI_REASON_BYTES];
+
+	(void)snprintf(why, sizeof(why), "instance %llu answers where instance %llu was said to be",
+		(unsigned long long)found, (unsigned long long)peer->wanted_instance);
+	input.u.peer_down.status = peer->wanted_rank == KVFI_NONE ? KVF_ETICKET : KVF_PEER_LOST;
+	input.u.peer_down.reason = why;
+	input.u.peer_down.instance_id = peer->wanted_instance;
+	input.u.peer_down.rank = peer->wanted_rank;
+	kvfi_owner_step(agent, &input);
 }
 
 static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
@@ -199,15 +252,18 @@ static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 
 	if (peer == NULL)
 		return; /* a repeated one */
-	status = kvfi_path_judge(agent, &msg->u.hello, &refusal);
+	if (peer->wanted_instance != 0 && peer->wanted_instance != msg->u.hello.instance->id)
+		tell_other_instance(agent, slot, msg->u.hello.instance->id);
+	status = judge(agent, msg, &refusal);
 	take_hello(peer, msg);
 	if (status == KVF_OK)
 		status = kvfi_path_pairs(agent, peer);
 	if (status != KVF_OK) {
-		refusal_sentence(&refusal, reason, sizeof(reason));
+		refusal_sentence(&refusal, kvf_error(), reason, sizeof(reason));
 		kvfi_peer_refused(agent, slot, status, reason);
 		return;
 	}
+	end_other_names(agent, slot);
 	peer->state = PEER_CONNECTING;
 	peer->reason[0] = '\0';
 	if (agent->options.connect_timeout_ns > 0)
@@ -220,12 +276,14 @@ static void on_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg
 {
 	uint32_t slot;
 	struct agent_peer *peer = find_called(agent, way, msg, &slot);
+	char reason[sizeof(peer->reason)];
 
 	if (peer == NULL)
 		return;
 	if (peer->wanted_instance == 0)
 		peer->wanted_instance = msg->header.instance_id;
-	kvfi_peer_refused(agent, slot, msg->u.refuse.status, msg->u.refuse.reason);
+	refusal_sentence(&msg->u.refuse.refusal, msg->u.refuse.reason, reason, sizeof(reason));
+	kvfi_peer_refused(agent, slot, msg->u.refuse.status, reason);
 }
 
 static void on_bye(kvf_agent *agent, const struct kvfi_msg *msg)
@@ -233,6 +291,36 @@ static void on_bye(kvf_agent *agent, const struct kvfi_msg *msg)
 	for (uint32_t i = 0; i < agent->options.max_peers; i++)
 		if (agent->peers[i].state == PEER_UP && agent->peers[i].incarnation == msg->header.from)
 			kvfi_peer_lost(agent, i, KVF_PEER_LOST, "it has closed");
+}
+
+/* So that a peer of another version learns ours: it can read the header that far. */
+static void answer_version(kvf_agent *agent, uint32_t way)
+{
+	const struct kvf_refusal none = {{0}, {0}, {0}};
+	struct kvfi_msg to;
+
+	memset(&to.header, 0, sizeof(to.header));
+	to.header.link = 1;
+	if (agent->declared)
+		send_refuse(agent, way, &to, KVF_PEER_VERSION, &none);
+}
+
+void kvfi_hello_garbage(kvf_agent *agent, uint32_t way, enum kvf_status status, const char *reason)
+{
+	if (way == KVFI_NO_WAY)
+		return;
+	if (status == KVF_PEER_VERSION && !kvfi_way_is_used(agent, way))
+		answer_version(agent, way);
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		const struct agent_peer *peer = &agent->peers[i];
+
+		if (peer->state == PEER_FREE || peer->way != way)
+			continue;
+		if (peer->state == PEER_CALLING || peer->state == PEER_REFUSED)
+			kvfi_peer_refused(agent, i, status, reason);
+		else
+			kvfi_peer_lost(agent, i, status, reason);
+	}
 }
 
 void kvfi_hello_message(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)

@@ -19,33 +19,23 @@ static bool is_decode(const kvf_agent *agent)
 
 /* ---- does it fit? ---- */
 
-static void refusal_text(
-	struct kvf_refusal *refusal, const char *field, uint64_t own, uint64_t theirs, bool own_is_decode)
+/* All ranks of one instance must tell the same map. The same rank may tell another one: then it has restarted. */
+enum kvf_status kvfi_path_judge_map(const kvf_agent *agent, const struct kvfi_msg_hello *hello)
 {
-	(void)snprintf(refusal->field, sizeof(refusal->field), "%s", field);
-	(void)snprintf(refusal->prefill, sizeof(refusal->prefill), "%llu",
-		(unsigned long long)(own_is_decode ? theirs : own));
-	(void)snprintf(refusal->decode, sizeof(refusal->decode), "%llu",
-		(unsigned long long)(own_is_decode ? own : theirs));
-}
+	uint64_t told = kvfi_instance_hash(hello->instance);
 
-/* All ranks of one instance must tell the same map. */
-static enum kvf_status judge_map(
-	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal)
-{
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		const struct agent_peer *peer = &agent->peers[i];
 		bool same = (peer->state == PEER_UP || peer->state == PEER_CONNECTING) &&
-		            peer->hello.instance != NULL && peer->hello.instance->id == hello->instance->id;
+		            peer->hello.instance != NULL && peer->hello.instance->id == hello->instance->id &&
+		            peer->hello.layout->rank != hello->layout->rank;
 
-		if (!same || kvfi_instance_hash(peer->hello.instance) == kvfi_instance_hash(hello->instance))
-			continue;
-		refusal_text(refusal, "instance map", kvfi_instance_hash(peer->hello.instance),
-			kvfi_instance_hash(hello->instance), is_decode(agent));
-		return kvfi_fail(KVF_INCOMPATIBLE,
-			"instance map: ranks %u and %u of instance %llu tell different ones",
-			peer->hello.layout->rank, hello->layout->rank,
-			(unsigned long long)hello->instance->id);
+		if (same && kvfi_instance_hash(peer->hello.instance) != told)
+			return kvfi_fail(KVF_INCOMPATIBLE,
+				"instance map: rank %u of instance %llu tells %016llx, rank %u tells %016llx",
+				peer->hello.layout->rank, (unsigned long long)hello->instance->id,
+				(unsigned long long)kvfi_instance_hash(peer->hello.instance),
+				hello->layout->rank, (unsigned long long)told);
 	}
 	return KVF_OK;
 }
@@ -62,17 +52,12 @@ static enum kvf_status plan_of(const kvf_agent *agent, const struct kvf_instance
 enum kvf_status kvfi_path_judge(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal_out)
 {
-	enum kvf_status status = judge_map(agent, hello, refusal_out);
+	enum kvf_status status;
 	kvf_plan *plan = NULL;
 
-	if (status != KVF_OK)
-		return status;
-	if (hello->instance->role == agent->instance->role) {
-		refusal_text(
-			refusal_out, "role", agent->instance->role, hello->instance->role, is_decode(agent));
+	if (hello->instance->role == agent->instance->role)
 		return kvfi_fail(
 			KVF_INCOMPATIBLE, "role: both sides are %s", is_decode(agent) ? "decode" : "prefill");
-	}
 	status = is_decode(agent) ? kvf_layout_compatible(hello->layout, agent->wire_layout, refusal_out)
 	                          : kvf_layout_compatible(agent->wire_layout, hello->layout, refusal_out);
 	if (status != KVF_OK)

@@ -32,17 +32,22 @@ uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, 
 	return KVFI_NONE;
 }
 
+bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++)
+		if (agent->peers[i].state != PEER_FREE && agent->peers[i].way == way)
+			return true;
+	return false;
+}
+
+/* Not when another connection of the same peer uses it. */
 static void forget_way(kvf_agent *agent, struct agent_peer *of)
 {
 	uint32_t way = of->way;
 
 	of->way = KVFI_NO_WAY;
-	if (way == KVFI_NO_WAY)
-		return;
-	for (uint32_t i = 0; i < agent->options.max_peers; i++)
-		if (agent->peers[i].state != PEER_FREE && agent->peers[i].way == way)
-			return; /* another connection of the same peer uses it */
-	control_ops(agent)->forget(agent->control, way);
+	if (way != KVFI_NO_WAY && !kvfi_way_is_used(agent, way))
+		control_ops(agent)->forget(agent->control, way);
 }
 
 static void drop_hello(struct agent_peer *peer)
@@ -61,15 +66,22 @@ static void free_slot(kvf_agent *agent, struct agent_peer *peer)
 	peer->state = PEER_FREE;
 }
 
+/* Is there no connection, and does nobody wait to hear of it? */
+static bool is_gone(const struct agent_peer *peer)
+{
+	return peer->state == PEER_DOWN || peer->state == PEER_REFUSED ||
+	       (peer->state == PEER_CALLING && peer->status != KVF_EAGAIN);
+}
+
 /* The next one that is free, or that is over and that the core names no more. */
-static struct agent_peer *find_slot(kvf_agent *agent)
+static struct agent_peer *take_next(kvf_agent *agent, bool also_called)
 {
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		uint32_t slot = (agent->next_peer + i) % agent->options.max_peers;
 		struct agent_peer *peer = &agent->peers[slot];
-		bool over =
-			peer->state == PEER_DOWN && !peer->recall && kvfi_core_peer_free(agent->core, slot);
+		bool over = peer->state == PEER_DOWN && !peer->recall;
 
+		over = (over || (also_called && is_gone(peer))) && kvfi_core_peer_free(agent->core, slot);
 		if (peer->state != PEER_FREE && !over)
 			continue;
 		if (over)
@@ -78,6 +90,14 @@ static struct agent_peer *find_slot(kvf_agent *agent)
 		return peer;
 	}
 	return NULL;
+}
+
+/* When the table is full, what does not answer any more is given up for what is asked for now: instances come and go. */
+static struct agent_peer *find_slot(kvf_agent *agent)
+{
+	struct agent_peer *peer = take_next(agent, false);
+
+	return peer != NULL ? peer : take_next(agent, true);
 }
 
 struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out)

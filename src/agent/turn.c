@@ -221,6 +221,13 @@ static void drain_inbox(kvf_agent *agent)
 		kvfi_owner_item(agent, &item);
 }
 
+/* Ways are few; whoever was not taken as a peer is given a new one with his next message. */
+static void forget_stranger(kvf_agent *agent, uint32_t way)
+{
+	if (way != KVFI_NO_WAY && !kvfi_way_is_used(agent, way))
+		((struct kvfi_control_base *)(void *)agent->control)->ops->forget(agent->control, way);
+}
+
 static void control_message(kvf_agent *agent, struct kvfi_received *received)
 {
 	const struct kvfi_msg_header *header = &received->msg.header;
@@ -228,12 +235,15 @@ static void control_message(kvf_agent *agent, struct kvfi_received *received)
 
 	if (header->type <= KVFI_MSG_REFUSE || header->type == KVFI_MSG_BYE) {
 		kvfi_hello_message(agent, received->way, &received->msg);
+		forget_stranger(agent, received->way);
 		return;
 	}
-	if (header->to != agent->incarnation)
-		return; /* meant for the one that was here before */
-	input.peer = kvfi_peer_by_incarnation(agent, header->from, header->link);
-	if (input.peer != KVFI_NONE && agent->peers[input.peer].state == PEER_UP)
+	input.peer = header->to == agent->incarnation /* else meant for the one that was here before */
+	                     ? kvfi_peer_by_incarnation(agent, header->from, header->link)
+	                     : KVFI_NONE;
+	if (input.peer == KVFI_NONE)
+		forget_stranger(agent, received->way);
+	else if (agent->peers[input.peer].state == PEER_UP)
 		kvfi_owner_step(agent, &input);
 }
 
@@ -249,8 +259,11 @@ static bool drain_control(kvf_agent *agent)
 		if (kind == KVFI_CONTROL_NONE)
 			break;
 		n++;
-		if (kind != KVFI_CONTROL_MESSAGE)
+		if (kind == KVFI_CONTROL_GARBAGE) {
+			kvfi_hello_garbage(agent, received->way, received->status, received->reason);
+			forget_stranger(agent, received->way);
 			continue;
+		}
 		control_message(agent, received);
 		kvfi_msg_fini(&received->msg);
 	}

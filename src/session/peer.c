@@ -122,7 +122,10 @@ static void fail_waiting(
 
 			waits = waits || (link->peer == KVFI_NONE && link->rank == peer->rank);
 		}
-		if (waits)
+		if (waits && peer->rank == KVFI_NONE)
+			session_fail(core, session, down->status, "instance %llu: %s",
+				(unsigned long long)peer->instance_id, down->reason);
+		else if (waits)
 			session_fail(core, session, down->status, "rank %u of instance %llu: %s", peer->rank,
 				(unsigned long long)peer->instance_id, down->reason);
 	}

@@ -192,8 +192,8 @@ static bool add_links(struct kvfi_core *core, struct session *session, const str
 /* Some failures will not go away by waiting. */
 static bool is_final(enum kvf_status status)
 {
-	return status == KVF_INCOMPATIBLE || status == KVF_PEER_VERSION || status == KVF_REFUSED ||
-	       status == KVF_NO_TRANSPORT;
+	return status == KVF_INCOMPATIBLE || status == KVF_PEER_VERSION || status == KVF_ETICKET ||
+	       status == KVF_REFUSED || status == KVF_NO_TRANSPORT;
 }
 
 static void ask_all(struct kvfi_core *core, struct session *session)

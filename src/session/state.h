@@ -201,7 +201,7 @@ struct arrival {
 struct peer {
 	bool known, up;
 	enum kvf_status down_status;
-	char down_reason[KVFI_REASON_BYTES];
+	char down_reason[KVFI_ERROR_BYTES];
 	uint64_t instance_id;
 	uint32_t rank;
 	struct kvfi_peer_up info; /* while up */
