@@ -101,7 +101,7 @@ static uint64_t use_prefix(struct replay_admit *admit, uint32_t slot, uint32_t g
 	uint32_t cp = admit->setup->sides[REPLAY_DECODE].cp,
 		 dp = replay_board_slot(admit->board, slot)->dst_dp;
 	uint64_t block = 0;
-	for (; block < n_keys; block++) {
+	for (; block < n_keys && cp > 0; block++) {
 		struct replay_pool *pool = pool_of(admit, REPLAY_DECODE, dp, (uint32_t)(block % cp), group);
 		struct replay_list *list =
 			replay_board_list(admit->board, slot, REPLAY_DECODE, (uint32_t)(block % cp), group);

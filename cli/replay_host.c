@@ -151,28 +151,45 @@ static bool open_ranks(struct host *host)
 	return true;
 }
 
-int replay_host_run(const struct replay_host_options *options)
+static void host_fini(struct host *host)
+{
+	free(host->ranks);
+	free(host->jobs);
+	free(host->fds);
+}
+
+static bool host_init(struct host *host, const struct replay_host_options *options)
 {
 	const struct replay_setup *setup = options->setup;
-	struct host host = {.options = options, .n_prefill = setup->sides[REPLAY_PREFILL].n_ranks};
-	host.n_ranks = options->all_ranks ? host.n_prefill + setup->sides[REPLAY_DECODE].n_ranks : 1;
-	host.jobs_size = host.n_ranks * (setup->concurrency + 1);
-	host.ranks = calloc(host.n_ranks, sizeof(*host.ranks));
-	host.jobs = calloc(host.jobs_size, sizeof(*host.jobs));
-	host.fds = calloc(1 + host.n_ranks, sizeof(*host.fds));
-	if (!host.ranks || !host.jobs || !host.fds) {
+	memset(host, 0, sizeof(*host));
+	host->options = options;
+	host->n_prefill = setup->sides[REPLAY_PREFILL].n_ranks;
+	host->n_ranks = options->all_ranks ? host->n_prefill + setup->sides[REPLAY_DECODE].n_ranks : 1;
+	host->jobs_size = host->n_ranks * (setup->concurrency + 1);
+	host->ranks = calloc(host->n_ranks, sizeof(*host->ranks));
+	host->jobs = calloc(host->jobs_size, sizeof(*host->jobs));
+	host->fds = calloc(1 + host->n_ranks, sizeof(*host->fds));
+	if (!host->ranks || !host->jobs || !host->fds) {
+		host_fini(host);
+		return false;
+	}
+	for (uint32_t i = 0; i <= host->n_ranks; i++)
+		host->fds[i].events = POLLIN;
+	host->fds[0].fd = options->fd;
+	return true;
+}
+
+int replay_host_run(const struct replay_host_options *options)
+{
+	struct host host;
+	if (!host_init(&host, options)) {
 		fprintf(stderr, "kvferry: a rank process is out of memory\n");
 		return 1;
 	}
-	for (uint32_t i = 0; i <= host.n_ranks; i++)
-		host.fds[i].events = POLLIN;
-	host.fds[0].fd = options->fd;
 	if (open_ranks(&host))
 		run(&host);
 	/* The agents of a run that was broken off end with the process: nobody waits for them. */
 	bool clean = !host.broken && !host.orphaned;
-	free(host.ranks);
-	free(host.jobs);
-	free(host.fds);
+	host_fini(&host);
 	return clean ? 0 : 1;
 }
