@@ -486,13 +486,25 @@ static enum kvfi_control_kind tell_full(struct kvfi_zmq_ways *ways, struct kvfi_
 		"a new peer's message was dropped: all ways are in use");
 }
 
+/* A peer of another version can be answered, if there is room. */
+static uint32_t way_back(struct kvfi_zmq_ways *ways, const struct kvfi_routing_id *id)
+{
+	struct kvfi_zmq_way *way = kvfi_zmq_ways_take(ways, KVFI_WAY_ACCEPTED);
+
+	if (way == NULL)
+		return KVFI_NO_WAY;
+	way->id = *id;
+	way->told_garbage = true;
+	return kvfi_zmq_ways_number(ways, way);
+}
+
 /* What an arrival is to the caller; NONE: dropped in silence. */
 static enum kvfi_control_kind judge(
 	struct kvfi_control *control, struct arrival *arrival, struct kvfi_received *received_out)
 {
 	struct kvfi_zmq_ways *ways = &control->ways;
 	struct kvfi_zmq_way *way = way_of(control, arrival);
-	const uint32_t number = way == NULL ? KVFI_NO_WAY : kvfi_zmq_ways_number(ways, way);
+	uint32_t number = way == NULL ? KVFI_NO_WAY : kvfi_zmq_ways_number(ways, way);
 	enum kvf_status status;
 
 	if (arrival->one_part)
@@ -500,10 +512,12 @@ static enum kvfi_control_kind judge(
 			zmq_msg_data(&arrival->body), zmq_msg_size(&arrival->body), &received_out->msg);
 	else
 		status = kvfi_fail(KVF_PROTOCOL, "message: of several parts");
+	if (status != KVF_OK && kvfi_zmq_ways_told(ways, way, &arrival->id))
+		return KVFI_CONTROL_NONE;
+	if (status == KVF_PEER_VERSION && way == NULL)
+		number = way_back(ways, &arrival->id);
 	if (status != KVF_OK)
-		return kvfi_zmq_ways_told(ways, way, &arrival->id)
-		               ? KVFI_CONTROL_NONE
-		               : tell(received_out, number, status, kvf_error());
+		return tell(received_out, number, status, kvf_error());
 	if (way == NULL) {
 		way = kvfi_zmq_ways_take(ways, KVFI_WAY_ACCEPTED);
 		if (way == NULL)

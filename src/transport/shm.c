@@ -200,6 +200,20 @@ static void expire_strangers(struct shm_transport *self)
 	}
 }
 
+/* The longest silent one makes room: a peer says HELLO at once. */
+static void displace_stranger(struct shm_transport *self)
+{
+	uint32_t oldest = 0;
+
+	for (uint32_t i = 1; i < self->n_strangers; i++)
+		if (self->strangers[i].deadline_ns < self->strangers[oldest].deadline_ns)
+			oldest = i;
+	kvfi_shm_refuse(
+		self->strangers[oldest].fd, KVF_BUSY, "shm: too many connections that have not said HELLO");
+	close_fd(self->strangers[oldest].fd);
+	forget_stranger(self, oldest);
+}
+
 static void meet_stranger(struct shm_transport *self, int fd)
 {
 	if (!kvfi_shm_same_user(fd)) {
@@ -207,11 +221,8 @@ static void meet_stranger(struct shm_transport *self, int fd)
 		close_fd(fd);
 		return;
 	}
-	if (self->n_strangers == self->max_strangers) {
-		kvfi_shm_refuse(fd, KVF_BUSY, "shm: too many connections that have not said HELLO");
-		close_fd(fd);
-		return;
-	}
+	if (self->n_strangers == self->max_strangers)
+		displace_stranger(self);
 	if (!kvfi_shm_watch(self, fd, SHM_EVENT_STRANGER, (uint32_t)fd)) {
 		close_fd(fd);
 		return;
