@@ -44,14 +44,41 @@ enum kvf_scope {
 	KVF_SCOPE_AGENT
 };
 
-KVF_API const char *kvf_status_name(enum kvf_status status); /* "EINVAL"; "UNKNOWN" if none. Any thread. */
-KVF_API const char *kvf_status_text(enum kvf_status status); /* one sentence. Any thread. */
+/* kvf_status_name - the name of a status without its prefix: "EINVAL"; "UNKNOWN" for a number that is none.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
+KVF_API const char *kvf_status_name(enum kvf_status status);
+
+/* kvf_status_text - what a status means, one clause without a full stop.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
+KVF_API const char *kvf_status_text(enum kvf_status status);
+
+/* kvf_status_scope - what is broken, and so what helps: mend or repeat the call, the session is over, reconnect, reopen.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API enum kvf_scope kvf_status_scope(enum kvf_status status);
-/* The sentence that belongs to the last failed call of this thread; "" if none. Any thread. */
+
+/* kvf_error - the sentence of the last failed call of this thread: the field, whose it is, both values. "" if none has failed.
+ *
+ * Valid until the next failure on this thread; a call that succeeds leaves it as it was.
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API const char *kvf_error(void);
-/* KVF_VERSION of the library that is linked, which may be newer than this header. Any thread. */
+
+/* kvf_version - the version of the library that is loaded, as KVF_VERSION is of the header.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API const char *kvf_version(void);
-/* Optional parts that are built in: "zmq msgpack" or "". Any thread. */
+
+/* kvf_features - the optional parts that are built in, separated by spaces: "zmq msgpack" or "".
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API const char *kvf_features(void);
 
 /* ----------------------------------------------------------------- handles */
@@ -92,7 +119,17 @@ enum kvf_dtype {
 	KVF_INT8 = 5,
 	KVF_INT4 = 6 /* sub-byte: rows must be cut on byte boundaries */
 };
-KVF_API uint32_t kvf_dtype_bits(enum kvf_dtype dtype); /* 0 if unknown */
+
+/* kvf_dtype_bits - bits of one element; 0 for a number that is no dtype.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
+KVF_API uint32_t kvf_dtype_bits(enum kvf_dtype dtype);
+
+/* kvf_dtype_name - "bf16" and so on; "unknown" for a number that is no dtype.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API const char *kvf_dtype_name(enum kvf_dtype dtype);
 
 enum kvf_group_kind {
@@ -159,16 +196,36 @@ struct kvf_instance {
 	const struct kvf_rank *ranks;
 };
 
-/* kvf_instance_new - the instance map that the default split of mapping gives: heads of r among G are
- * [floor(r*N/G), floor((r+1)*N/G)), or the one head floor(r*N/G) when N < G; layers by stages.
- * Endpoints are "". Errors: KVF_EINVAL names the field. Free with kvf_instance_free. Threads: any.
+/* kvf_instance_new - the instance map of the default split.
+ *
+ * Ranks are pp*(TP*CP) + cp*TP + tp unless rank_order says otherwise. With G = TP/DP the width of an attention group and r = tp mod G, a part
+ * of N heads is held as [floor(r*N/G), floor((r+1)*N/G)), or as the one head floor(r*N/G) when N < G, so that neighbours hold replicas (the
+ * rule of TensorRT-LLM, vLLM and SGLang). Layers by stages. Other splits: fill a struct kvf_instance yourself. Endpoints are "".
+ * @model         copied
+ * @parallel      copied
+ * @id            the engine's name for this instance; the same on all its ranks; not 0
+ * @instance_out  free with kvf_instance_free
+ * Threads: any. Blocks: never. Allocates: yes.
+ * Returns KVF_EINVAL with the field (impossible sizes, stages that do not sum up, cp > 1 on prefill), KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_instance_new(const struct kvf_model *model,
 	const struct kvf_parallel *parallel, enum kvf_role role, uint64_t id,
 	struct kvf_instance **instance_out);
-/* Where a rank of an instance made by kvf_instance_new listens; copied. Threads: any, one at a time per instance. */
+
+/* kvf_instance_set_endpoint - where a rank of a map made by kvf_instance_new listens.
+ *
+ * @rank      below n_ranks
+ * @endpoint  control endpoint, at most 255 bytes; copied
+ * Threads: any, one at a time per instance. Blocks: never. Allocates: yes.
+ * Returns KVF_EINVAL, KVF_ENOMEM. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_instance_set_endpoint(
 	struct kvf_instance *instance, uint32_t rank, const char *endpoint);
+
+/* kvf_instance_free - frees a map made by kvf_instance_new. NULL is fine.
+ *
+ * Threads: any. Blocks: never. Since 0.1.
+ */
 KVF_API void kvf_instance_free(struct kvf_instance *instance);
 
 /* Memory of one part of one group on one rank.
@@ -222,20 +279,47 @@ struct kvf_layout_options {
 	uint32_t state_slots; /* per state group */
 };
 
-/* kvf_layout_new - the layout of one rank in one of the common orders; groups follow each other, 4096-aligned,
- * from address 0. pool_bytes_out: what it spans. Shift it to real memory with kvf_layout_move. Threads: any.
+/* kvf_layout_new - the layout of one rank in one of the common memory orders.
+ *
+ * Groups follow each other from address 0, each aligned to 4096 bytes; kvf_layout_move shifts them to real memory. Any other layout (separate
+ * allocations per layer, separate K and V pools): fill a struct kvf_layout yourself.
+ * @options         order, block size in tokens, number of blocks and state slots
+ * @layout_out      free with kvf_layout_free
+ * @pool_bytes_out  bytes from address 0 to the end of the last group
+ * Threads: any. Blocks: never. Allocates: yes.
+ * Returns KVF_EINVAL with the field, KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_layout_new(const struct kvf_model *model,
 	const struct kvf_instance *instance, uint32_t rank, const struct kvf_layout_options *options,
 	struct kvf_layout **layout_out, uint64_t *pool_bytes_out);
-/* Adds delta (modulo 2^64) to every base of a layout made by kvf_layout_new. */
+
+/* kvf_layout_move - adds delta (modulo 2^64) to every base of a layout made by kvf_layout_new. Aux slots stay where they are.
+ *
+ * Threads: any, one at a time per layout. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API void kvf_layout_move(struct kvf_layout *layout, uint64_t delta);
-/* Gives a layout made by kvf_layout_new n_aux aux slots of aux_bytes each at base, base+aux_bytes, ... */
+
+/* kvf_layout_set_aux - gives a layout made by kvf_layout_new n_aux aux slots at base, base + aux_bytes, ...
+ *
+ * @aux_bytes  size of each, at most KVF_MAX_AUX_BYTES
+ * @base       address of memory of this process that the agent writes aux data to; need not be registered
+ * Threads: any, one at a time per layout. Blocks: never. Allocates: yes.
+ * Returns KVF_EINVAL, KVF_ENOMEM. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_layout_set_aux(
 	struct kvf_layout *layout, uint32_t n_aux, uint32_t aux_bytes, uint64_t base);
-/* layout may be NULL. */
+
+/* kvf_layout_free - frees a layout made by kvf_layout_new. NULL is fine.
+ *
+ * Threads: any. Blocks: never. Since 0.1.
+ */
 KVF_API void kvf_layout_free(struct kvf_layout *layout);
-/* Refuses a layout whose cells overlap or whose fields make no sense; kvf_error() says which. */
+
+/* kvf_layout_check - refuses a layout whose cells overlap each other or an aux slot, or whose fields make no sense.
+ *
+ * Threads: any. Blocks: never. Allocates: yes, and frees it again.
+ * Returns KVF_EINVAL with group, layer, part and values, KVF_ENOMEM. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_layout_check(const struct kvf_layout *layout);
 
 /* -------------------------------------------------------------------- plan */
@@ -247,12 +331,22 @@ struct kvf_refusal {
 	char decode[96];
 };
 
-/* KVF_OK, or KVF_INCOMPATIBLE with refusal_out filled (may be NULL). Compares layouts of two ranks. */
+/* kvf_layout_compatible - can a rank with one layout send to a rank with the other?
+ *
+ * Compares model and revision, and per group kind, window, dtype, parts, heads and row bytes; layers that only one side has are no error.
+ * @refusal_out  filled when the answer is no; may be NULL
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns KVF_OK, KVF_INCOMPATIBLE, or KVF_EINVAL for a layout that is none. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_layout_compatible(
 	const struct kvf_layout *prefill, const struct kvf_layout *decode, struct kvf_refusal *refusal_out);
 
-/* kvf_pair_compatible - as kvf_layout_compatible, with the rules that need the instance maps: under CP (decode
- * side) tokens_per_block must be equal. kvf_plan_new checks the same. Threads: any.
+/* kvf_pair_compatible - as kvf_layout_compatible, with the rules that need the instance maps: under CP (decode side) tokens_per_block must be
+ * equal. kvf_plan_new checks the same.
+ *
+ * @refusal_out  filled when the answer is no; may be NULL
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns KVF_OK, KVF_INCOMPATIBLE, or KVF_EINVAL. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_pair_compatible(const struct kvf_instance *prefill,
 	const struct kvf_layout *src, const struct kvf_instance *decode, const struct kvf_layout *dst,
@@ -270,16 +364,26 @@ struct kvf_pair {
 	uint8_t aux; /* it sends the aux data */
 };
 
-/* kvf_pairs - who talks to whom for a request on data-parallel index src_dp of the prefill instance.
- * Sorted by (src, dst), paired ranks that owe nothing included. Writes at most max; n_out is the full number.
- * dst_dp: KVF_DP_UNKNOWN for all decode ranks, else only that attention group. Threads: any.
+/* kvf_pairs - who talks to whom for a request on one data-parallel index of the prefill instance.
+ *
+ * Source r of G_s covers [r/G_s, (r+1)/G_s), destination q of G_d likewise; they are paired when the intervals intersect and their layers do.
+ * Sorted by (src, dst), pairs that owe nothing included: they answer too, so both sides know how many results to expect.
+ * @src_dp  DP index of the prefill instance
+ * @dst_dp  DP index of the decode instance, or KVF_DP_UNKNOWN for all its ranks
+ * @pairs   room for max entries; at most max are written
+ * @n_out   how many there are
+ * Threads: any. Blocks: never. Allocates: yes, and frees it again.
+ * Returns KVF_EINVAL, KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_pairs(const struct kvf_instance *prefill,
 	const struct kvf_instance *decode, uint32_t src_dp, uint32_t dst_dp, struct kvf_pair *pairs,
 	uint32_t max, uint32_t *n_out);
 
-/* kvf_unmatched_layers - global ids of a group's layers that `instance` holds and `other` does not (speculative layers);
- * they do not move, which is no error. Ascending; at most max are written; returns the full number. Threads: any.
+/* kvf_unmatched_layers - global ids of a group's layers that `instance` holds and `other` does not (speculative layers).
+ *
+ * They do not move, which is no error. Ascending; at most max are written.
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns the full number. Since 0.1.
  */
 KVF_API uint32_t kvf_unmatched_layers(const struct kvf_instance *instance, const struct kvf_instance *other,
 	uint32_t group, uint32_t *layers, uint32_t max);
@@ -307,26 +411,55 @@ struct kvf_nest {
 
 typedef struct kvf_plan kvf_plan; /* immutable; any thread may read it */
 
-/* kvf_plan_new - what one prefill rank must write into one decode rank. Independent of tokens and block ids.
- * KVF_INCOMPATIBLE when the layouts do not fit. Errors leave kvf_error(). Threads: any.
+/* kvf_plan_new - what one prefill rank must write into one decode rank, as nests of strided loops.
+ *
+ * Independent of prompt lengths and block ids. Heads and layers that several prefill ranks hold are sent by one of them: the owner among those
+ * paired with this destination, chosen by its DP rank, or by layer stripes.
+ * @src, @dst  layouts; the rank of each in its instance is in it; not kept
+ * @plan_out   immutable; any thread may read it; free with kvf_plan_free
+ * Threads: any. Blocks: never. Allocates: yes.
+ * Returns KVF_INCOMPATIBLE, KVF_EINVAL, KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_plan_new(const struct kvf_instance *prefill,
 	const struct kvf_layout *src, const struct kvf_instance *decode, const struct kvf_layout *dst,
 	enum kvf_replica replica, kvf_plan **plan_out);
-/* plan may be NULL; nobody may still read it. */
+
+/* kvf_plan_free - nobody may still read the plan. NULL is fine.
+ *
+ * Threads: any. Blocks: never. Since 0.1.
+ */
 KVF_API void kvf_plan_free(kvf_plan *plan);
-/* Equal on both sides when they computed the same plan; what a request carries to prove it. */
+
+/* kvf_plan_digest - equal for two plans made from equal layouts, maps and replica mode by the same version of the algorithm.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API uint64_t kvf_plan_digest(const kvf_plan *plan);
-/* The nests, and how many; they live as long as the plan. */
+
+/* kvf_plan_nests - the nests for direct copies, longest runs first merged; they live as long as the plan.
+ *
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns their number. Since 0.1.
+ */
 KVF_API uint32_t kvf_plan_nests(const kvf_plan *plan, const struct kvf_nest **nests_out);
-/* Global ids of the layers of a group that this pair moves, ascending. */
+
+/* kvf_plan_layers - global ids of the layers of a group that this pair moves, ascending; they live as long as the plan.
+ *
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns their number, 0 for a group that moves nothing. Since 0.1.
+ */
 KVF_API uint32_t kvf_plan_layers(const kvf_plan *plan, uint32_t group, const uint32_t **layers_out);
 
 struct kvf_plan_totals {
 	uint64_t bytes, runs; /* whole blocks; runs assumes no adjacent block ids */
 	uint64_t run_bytes_min, run_bytes_max;
 };
-/* For a request of prompt_tokens, nothing cached, full lists on both sides. */
+
+/* kvf_plan_totals - bytes and runs of a request of prompt_tokens with nothing cached and full lists on both sides.
+ *
+ * Threads: any. Blocks: never. Allocates: yes, and frees it again.
+ * Returns KVF_EINVAL, KVF_ENOMEM. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_plan_totals(
 	const kvf_plan *plan, uint64_t prompt_tokens, struct kvf_plan_totals *totals_out);
 
@@ -335,7 +468,14 @@ struct kvf_run {
 	uint64_t src_offset, dst_offset; /* from the layout's address 0, source and destination block 0 */
 	uint64_t len_bytes;
 };
-/* The runs of the first destination block of every group, in nest order. At most max written; n_out is the full number. */
+
+/* kvf_plan_block0_runs - the runs of the first destination block of every group, in nest order.
+ *
+ * @runs   room for max entries; at most max are written
+ * @n_out  how many there are
+ * Threads: any. Blocks: never. Allocates: yes, and frees it again.
+ * Returns KVF_EINVAL, KVF_ENOMEM. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_plan_block0_runs(
 	const kvf_plan *plan, struct kvf_run *runs, uint64_t max, uint64_t *n_out);
 
@@ -372,10 +512,19 @@ struct kvf_options {
 	uint64_t transfer_timeout_ns;
 };
 
-/* Defaults into *options. */
+/* kvf_options_init - defaults into *options, and the size of the struct that this program was compiled with.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
 KVF_API void kvf_options_init(struct kvf_options *options);
 
-/* kvf_agent_open - one per rank. Starts workers and, by default, a progress thread. KVF_EINVAL names a bad option. */
+/* kvf_agent_open - one agent per rank.
+ *
+ * Takes all its tables at once, starts the copy workers and, by default, the progress thread, and opens sockets: on loopback, ipc, or the address
+ * that `listen` and `data_listen` name. Strings are copied.
+ * Threads: any. Blocks: until the sockets are open. Allocates: yes.
+ * Returns KVF_EINVAL with the option and its value, KVF_EADDRINUSE, KVF_EUNSUPPORTED (not in this build), KVF_ENOMEM, KVF_EIO. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_agent_open(
 	const struct kvf_options *options, kvf_agent **agent_out);
 
@@ -383,35 +532,82 @@ struct kvf_close_report {
 	uint32_t unreleased_sessions; /* their memory stays mapped until the process ends */
 	uint64_t unreleased_bytes;
 };
-/* kvf_agent_close - ends every session, waits at most drain_ns for their release, then destroys the agent.
- * agent may be NULL; report_out may be NULL. Blocks: at most drain_ns plus the join of the agent's threads.
+
+/* kvf_agent_close - ends every session (CANCELLED), tells the peers, waits for releases, and destroys the agent.
+ *
+ * What is not proven quiet after drain_ns is counted, and its memory stays mapped until the process ends. Events that were not polled are lost.
+ * @agent       may be NULL
+ * @drain_ns    nanoseconds to wait for RELEASED of every session; 0: not at all
+ * @report_out  may be NULL
+ * Threads: the one that polls. Blocks: at most drain_ns and the join of the agent's threads. Since 0.1.
  */
 KVF_API void kvf_agent_close(kvf_agent *agent, uint64_t drain_ns, struct kvf_close_report *report_out);
 
-/* kvf_alloc - page-aligned, populated memory that other processes of this host can map (shm); registered. */
+/* kvf_alloc - memory that other processes of this host can map: page-aligned, zeroed, populated, registered.
+ *
+ * It is in a memfd without a name, so nothing is left behind however the process ends. shm needs it on the decode side.
+ * @memory_out  the agent's; freed by kvf_free or kvf_agent_close
+ * Threads: the one that polls. Blocks: for as long as the kernel takes to give the pages. Allocates: yes.
+ * Returns KVF_EINVAL, KVF_EFULL (max_regions), KVF_ENOMEM, KVF_EIO. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_alloc(
 	kvf_agent *agent, uint64_t len_bytes, void **memory_out, kvf_region *region_out);
-/* KVF_EBUSY while an unreleased session touches it or a declared layout lies in it. */
+
+/* kvf_free - gives memory from kvf_alloc back.
+ *
+ * Threads: the one that polls. Blocks: for a turn of the agent.
+ * Returns KVF_EBUSY while a declared layout lies in it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_free(kvf_agent *agent, kvf_region region);
-/* Any host memory; stays the caller's. Served by loop and tcp. */
+
+/* kvf_register - any host memory of the caller, for transports that apply bytes themselves (tcp, loop).
+ *
+ * @memory  stays the caller's and must stay mapped until kvf_unregister or kvf_agent_close
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns KVF_EINVAL, KVF_EFULL (max_regions). Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_register(
 	kvf_agent *agent, void *memory, uint64_t len_bytes, kvf_region *region_out);
-/* As kvf_free, for memory that stays the caller's. */
+
+/* kvf_unregister - as kvf_free, for memory that stays the caller's.
+ *
+ * Threads: the one that polls. Blocks: for a turn of the agent.
+ * Returns KVF_EBUSY while a declared layout lies in it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_unregister(kvf_agent *agent, kvf_region region);
 
-/* kvf_declare - say who this agent is: rank of instance, and its memory. Once, before connecting; copied.
- * Refuses what kvf_layout_check refuses, a base outside a registered region, a rank that does not match.
+/* kvf_declare - say who this agent is: its rank in its instance, and its memory. Once, before connecting.
+ *
+ * @instance  the map, the same on all ranks; copied. Endpoints of prefill ranks let one connection find all; the own one may be "".
+ * @layout    bases are addresses in registered regions; copied
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: yes.
+ * Returns KVF_EINVAL (a layout that overlaps itself or leaves its regions, a rank that the map describes otherwise), KVF_EBUSY (declared
+ * already), KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_declare(kvf_agent *agent, const struct kvf_instance *instance,
 	uint32_t rank, const struct kvf_layout *layout);
-/* The endpoint it really listens on (port filled in). len_bytes: of buffer. */
+
+/* kvf_endpoint - the control endpoint that the agent really listens on, with its port; "" if it does not listen.
+ *
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_EINVAL when len_bytes is too small. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_endpoint(kvf_agent *agent, char *buffer, size_t len_bytes);
 
-/* kvf_connect - decode agents: reach a prefill instance by the endpoint of any of its ranks. Returns at once; the agent goes on
- * to every rank it is paired with. One KVF_EVENT_PEER per rank: status KVF_OK (up), or why it is down or refused.
+/* kvf_connect - decode agents: reach a prefill instance by the endpoint of any of its ranks.
+ *
+ * The agent goes on by itself to every rank it is paired with, keeps trying once a second, and comes back after a loss. One KVF_EVENT_PEER per
+ * change: KVF_OK (up), or why it is down or refused. Asking again for the same endpoint changes nothing.
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns KVF_EINVAL (endpoint, role), KVF_EFULL (max_peers). Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_connect(kvf_agent *agent, const char *endpoint);
-/* The same with the endpoints that a ticket carries. */
+
+/* kvf_connect_ticket - kvf_connect with the endpoints that a ticket carries.
+ *
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns as kvf_connect, and KVF_ETICKET. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_connect_ticket(
 	kvf_agent *agent, const void *ticket, size_t ticket_bytes);
 
@@ -424,7 +620,12 @@ struct kvf_peer_info {
 	char transport[16]; /* "" until chosen */
 	char reason[256];   /* why this transport, or why it is not up */
 };
-/* What is known of a peer that an event named. KVF_ESTALE once it is forgotten. */
+
+/* kvf_peer_info - what is known of a peer that an event named: where, who, over which transport and why.
+ *
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns KVF_ESTALE once it is forgotten, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_peer_info(
 	kvf_agent *agent, kvf_peer peer, struct kvf_peer_info *info_out);
 
@@ -445,7 +646,15 @@ struct kvf_tx_params {
 	uint64_t prompt_len; /* tokens */
 	uint64_t expires_ns; /* life of its tickets from now; 0 = 600 s */
 };
-/* kvf_tx_open - this prefill rank will send the KV of a request. KVF_EFULL when a table is full; KVF_DUPLICATE for a live (id, attempt). */
+
+/* kvf_tx_open - this prefill rank will send the KV cache of a request.
+ *
+ * Every prefill rank of the request's DP group opens one. It may be opened before or after the decode side has asked.
+ * @params       copied
+ * @session_out  valid until kvf_session_close
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_EINVAL, KVF_EFULL (max_sessions; the inbox), KVF_DUPLICATE while the same (id, attempt) is not released. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_tx_open(
 	kvf_agent *agent, const struct kvf_tx_params *params, kvf_session *session_out);
 
@@ -456,16 +665,39 @@ struct kvf_slice {
 	uint32_t n_lists;
 	const struct kvf_blocks *lists; /* one per group that the slice moves; copied */
 };
-/* kvf_tx_send - hand over a slice; the blocks must stay unchanged until RELEASED. slice_out may be NULL. Returns at once. */
+
+/* kvf_tx_send - hand over a slice: a range of tokens, and in it a range of layers.
+ *
+ * Slices tile the tokens in order, and inside one token range the layers in order; the one that completes both is `last`, and no other. The first
+ * one starts at block 0 whatever its token_start, so that a reused prefix is sent. Windowed and state groups are named by the slice that ends
+ * the prompt. The blocks must not change until KVF_EVENT_RELEASED.
+ * @slice      copied, with its lists
+ * @slice_out  number of the slice, as KVF_EVENT_SLICE names it; may be NULL
+ * Threads: the one that polls. Blocks: never. Allocates: yes, a copy of the lists.
+ * Returns KVF_EINVAL with the field (tiling, ids, lists), KVF_EFULL (max_slices, max_block_ids, the inbox), KVF_ENOMEM, KVF_ESTALE, or the
+ * status with which the session has already failed. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_tx_send(
 	kvf_agent *agent, kvf_session session, const struct kvf_slice *slice, uint32_t *slice_out);
-/* Aux data of the request; once; copied. len_bytes <= KVF_MAX_AUX_BYTES. */
+
+/* kvf_tx_send_aux - the aux data of the request (first tokens, counters), once. Every prefill rank gives them; the one that owes them sends.
+ *
+ * @data  copied
+ * Threads: the one that polls. Blocks: never. Allocates: yes.
+ * Returns KVF_EINVAL (more than KVF_MAX_AUX_BYTES, given twice), KVF_ENOMEM, KVF_EFULL, KVF_ESTALE. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_tx_send_aux(
 	kvf_agent *agent, kvf_session session, const void *data, uint32_t len_bytes);
 
 #define KVF_TICKET_MAX_BYTES 4096u
-/* kvf_ticket_new - the opaque blob that a router carries to the decode side. Needs a declared prefill instance.
- * params->dp_index may be KVF_DP_UNKNOWN. Writes at most max_bytes. Threads: any after kvf_declare.
+
+/* kvf_ticket_new - the opaque blob that a router carries from prefill to decode: whom to ask, for what.
+ *
+ * Any rank of a declared prefill instance can make it, before or after kvf_tx_open.
+ * @params     dp_index may be KVF_DP_UNKNOWN: then the first group that claims the request sends it
+ * @ticket     room for max_bytes; KVF_TICKET_MAX_BYTES is always enough
+ * Threads: any, after kvf_declare. Blocks: never. Allocates: no.
+ * Returns KVF_EINVAL, KVF_EFULL when max_bytes is too small. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_ticket_new(kvf_agent *agent, const struct kvf_tx_params *params,
 	void *ticket, size_t max_bytes, size_t *len_out);
@@ -478,7 +710,12 @@ struct kvf_ticket_info {
 	uint64_t prompt_len;
 	uint64_t expires_unix_ns; /* wall clock, checked with a tolerance of 60 s */
 };
-/* What a ticket says. KVF_ETICKET when it is none, or another version's; needs no agent. Threads: any. */
+
+/* kvf_ticket_read - what a ticket says; needs no agent. Does not judge its expiry.
+ *
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns KVF_ETICKET when it is damaged, none, or another version's. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_ticket_read(
 	const void *ticket, size_t ticket_bytes, struct kvf_ticket_info *info_out);
 
@@ -495,8 +732,16 @@ struct kvf_rx_params {
 	uint32_t n_lists;
 	const struct kvf_blocks *lists; /* where it goes, for the whole prompt; one per group; copied */
 };
-/* kvf_rx_open - ask for the KV of a request. Sends one REQUEST to every expected prefill rank (as soon as it is connected).
- * The blocks belong to the agent until KVF_EVENT_RELEASED. KVF_DUPLICATE for a live (instance, id, attempt).
+
+/* kvf_rx_open - ask for the KV cache of a request, into these blocks.
+ *
+ * One REQUEST goes to every expected prefill rank as soon as it is connected; a ticket connects by itself. May come before the prefill side has
+ * begun. The blocks belong to the agent until KVF_EVENT_RELEASED, whatever the outcome. Groups of which this rank holds no layers get no list.
+ * @params       copied, with lists; the ticket is not kept
+ * @session_out  valid until kvf_session_close
+ * Threads: the one that polls. Blocks: with a ticket, for a turn of the agent. Allocates: yes, a copy of the lists.
+ * Returns KVF_EINVAL with the field, KVF_ETICKET (damaged, expired), KVF_EFULL (max_sessions, max_block_ids, max_peers, the inbox), KVF_DUPLICATE
+ * while the same (instance, id, attempt) is not released, KVF_ENOMEM. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_rx_open(
 	kvf_agent *agent, const struct kvf_rx_params *params, kvf_session *session_out);
@@ -510,7 +755,12 @@ enum kvf_session_state {
 	KVF_STATE_ERROR = -1,
 	KVF_STATE_CANCELLED = -2
 };
-/* Threads: any. */
+
+/* kvf_session_state - how far a session is. Forward only; poll by it, not by the order of events.
+ *
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_state(
 	kvf_agent *agent, kvf_session session, enum kvf_session_state *state_out);
 
@@ -527,6 +777,7 @@ enum kvf_proof {
 };
 
 struct kvf_session_stats {
+	/* moved; runs: pieces that were contiguous for the transport (shm: on both sides; tcp: on the sender's) */
 	uint64_t bytes, runs;
 	uint32_t slices, peers;
 	uint64_t open_ns; /* monotonic, as all below; 0 = has not happened */
@@ -538,22 +789,47 @@ struct kvf_session_stats {
 	uint64_t plan_ns;   /* time spent binding block lists to plans */
 	uint32_t proofs[9]; /* peers released by each enum kvf_proof */
 };
-/* As of the last event of the session that was polled. */
+
+/* kvf_session_stats - numbers of a session, as of its last event that was polled.
+ *
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_stats(
 	kvf_agent *agent, kvf_session session, struct kvf_session_stats *stats_out);
-/* Why it failed, "" if it did not. After its OUTCOME was polled. */
+
+/* kvf_session_error - why it failed, one sentence with rank, field and values; "" if it did not. Known once its OUTCOME was polled.
+ *
+ * @buffer  the sentence is cut to len_bytes - 1
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_error(
 	kvf_agent *agent, kvf_session session, char *buffer, size_t len_bytes);
-/* rx, after its OUTCOME was polled: ids of this group's blocks that are not known to be good, in list order. At most max written; n_out is the full number. */
+
+/* kvf_session_bad_blocks - of a receiving session that failed: this group's blocks that are not known to be good.
+ *
+ * An engine recomputes those alone; the others hold what the sender had. In list order; none after KVF_OK. Contents of bad blocks may still change
+ * until RELEASED.
+ * @ids    room for max entries; at most max are written
+ * @n_out  how many there are
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_EAGAIN before its OUTCOME was polled, KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_bad_blocks(
 	kvf_agent *agent, kvf_session session, uint32_t group, int32_t *ids, uint32_t max, uint32_t *n_out);
-/* Give the handle back after its RELEASED was polled; KVF_EBUSY before. */
+
+/* kvf_session_close - give the handle back; it is stale from then on.
+ *
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_EBUSY before its RELEASED was polled, KVF_EFULL (the inbox; try again), KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_close(kvf_agent *agent, kvf_session session);
 
 /* ------------------------------------------------------------------ events */
 
 enum kvf_event_type {
-	/* a peer came up, went down or refused; at most two per peer wait, the last state wins */
+	/* a peer came up, went down or refused. At most 4 * max_peers wait; later ones are left out, kvf_peer_info tells */
 	KVF_EVENT_PEER = 1,
 	KVF_EVENT_READY = 2,   /* tx: every expected receiver has asked */
 	KVF_EVENT_SLICE = 3,   /* tx: a slice is acknowledged by every peer */
@@ -571,13 +847,36 @@ struct kvf_event {
 	uint32_t slice; /* SLICE only */
 };
 
-/* kvf_poll - take up to n events. Never blocks. Returns the number taken, or a negative enum kvf_status. */
+/* kvf_poll - take up to n events.
+ *
+ * Without a progress thread it also does the agent's work that is due, never bulk copying.
+ * Threads: one at a time; this one is "the one that polls". Blocks: never. Allocates: no.
+ * Returns the number taken, or a negative enum kvf_status. Since 0.1.
+ */
 KVF_API int kvf_poll(kvf_agent *agent, struct kvf_event *events, int n);
-/* A descriptor that is readable when kvf_poll would return something (or, without a progress thread, has work to do). Do not read it. */
+
+/* kvf_fd - a descriptor that is readable when kvf_poll would return something (without a progress thread: or has work to do).
+ *
+ * For the caller's own event loop. Do not read, write or close it.
+ * Threads: the one that polls. Blocks: never.
+ * Returns the descriptor, or a negative enum kvf_status. Since 0.1.
+ */
 KVF_API int kvf_fd(kvf_agent *agent);
-/* kvf_wait - sleep until kvf_poll would return something; KVF_TIMED_OUT after timeout_ns. */
+
+/* kvf_wait - sleep until kvf_poll would return something.
+ *
+ * @timeout_ns  nanoseconds; UINT64_MAX: for ever
+ * Threads: the one that polls. Blocks: at most timeout_ns. Allocates: no.
+ * Returns KVF_OK, KVF_TIMED_OUT, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_wait(kvf_agent *agent, uint64_t timeout_ns);
-/* kvf_drain - sleep until no session is unreleased, at most bound_ns; KVF_TIMED_OUT else. Events stay queued for kvf_poll. */
+
+/* kvf_drain - sleep until every session is released. Events stay queued for kvf_poll.
+ *
+ * @bound_ns  nanoseconds; UINT64_MAX: for ever
+ * Threads: the one that polls. Blocks: at most bound_ns. Allocates: no.
+ * Returns KVF_OK, KVF_TIMED_OUT with the number that is left, KVF_EINVAL. Since 0.1.
+ */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_drain(kvf_agent *agent, uint64_t bound_ns);
 
 #ifdef __cplusplus
