@@ -368,8 +368,12 @@ static void on_ended(struct kvfi_core *core, uint32_t peer, const struct kvfi_ms
 
 static void first_byte(struct kvfi_core *core, struct session *session, uint64_t at_ns)
 {
-	if (session->stats.first_byte_ns != 0)
+	if (session->stats.first_byte_ns != 0) {
+		/* A RESULT may overtake the word of the stream whose bytes came before it. */
+		if (at_ns != 0 && at_ns < session->stats.first_byte_ns)
+			session->stats.first_byte_ns = at_ns;
 		return;
+	}
 	session->stats.first_byte_ns = at_ns != 0 ? at_ns : core->now_ns;
 	session_state(core, session, KVF_STATE_TRANSFERRING);
 	rx_deadline(core, session);
