@@ -50,6 +50,8 @@ struct rank {
 	struct shape_layout layout;
 	struct kvf_instance *instance;
 	unsigned char *pool;
+	struct kvf_event events[64]; /* polled, not taken yet */
+	int n_events, at_event;
 };
 
 struct pair {

@@ -62,16 +62,16 @@ void rank_lists(const struct shape *shape, enum kvf_role role, int32_t *ids, str
 struct kvf_event rank_event(struct rank *rank)
 {
 	struct kvf_event event;
-	int n;
 
-	for (;;) {
-		n = kvf_poll(rank->agent, &event, 1);
-		if (n < 0)
-			must((enum kvf_status)n, "poll");
-		if (n == 1)
-			break;
-		must(kvf_wait(rank->agent, WAIT_NS), "wait");
+	while (rank->at_event == rank->n_events) {
+		rank->at_event = 0;
+		rank->n_events = kvf_poll(rank->agent, rank->events, 64);
+		if (rank->n_events < 0)
+			must((enum kvf_status)rank->n_events, "poll");
+		if (rank->n_events == 0)
+			must(kvf_wait(rank->agent, WAIT_NS), "wait");
 	}
+	event = rank->events[rank->at_event++];
 	if (event.status != KVF_OK) {
 		char error[256] = "";
 

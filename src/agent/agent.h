@@ -222,6 +222,8 @@ struct kvf_agent {
 	struct agent_transport transports[KVFI_MAX_AGENT_TRANSPORTS];
 	uint32_t n_transports;
 	struct agent_peer *peers;
+	uint64_t peers_due_ns; /* no peer's time is before it */
+	uint32_t *way_peers;   /* per way: the slot that its last message was from */
 	uint32_t
 		next_peer; /* slots are taken in turn, so that a late word about an old one finds it at rest */
 	struct watch *watches;
@@ -278,12 +280,15 @@ void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, c
 void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns);
-uint64_t kvfi_peers_next_ns(const kvf_agent *agent);
+/* A peer's next_ns or deadline_ns was set. */
+void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns);
 KVF_MUST_CHECK enum kvf_status kvfi_peer_call(
 	kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank);
 void kvfi_peers_fini(kvf_agent *agent);
 bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way);
 uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, uint64_t link);
+/* The same, for a message that came by this way. */
+uint32_t kvfi_peer_by_way(kvf_agent *agent, uint32_t way, uint64_t incarnation, uint64_t link);
 
 /* path.c: the data path of a peer, and its plans */
 void kvfi_path_start(kvf_agent *agent, uint32_t slot);  /* decode: try the next transport */

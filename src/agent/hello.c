@@ -45,6 +45,7 @@ void kvfi_hello_send(kvf_agent *agent, uint32_t slot)
 	if (peer->backoff_ns > HELLO_MAX_NS)
 		peer->backoff_ns = HELLO_MAX_NS;
 	peer->next_ns = kvfi_clock_ns() + peer->backoff_ns;
+	kvfi_peers_due(agent, peer->next_ns);
 }
 
 static void take_hello(struct agent_peer *peer, struct kvfi_msg *msg)
@@ -156,6 +157,7 @@ static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	}
 	if (agent->options.connect_timeout_ns > 0)
 		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	kvfi_peers_due(agent, peer->deadline_ns);
 	kvfi_path_expect(agent, slot);
 	send_hello_ok(agent, slot);
 }
@@ -268,6 +270,7 @@ static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	peer->reason[0] = '\0';
 	if (agent->options.connect_timeout_ns > 0)
 		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	kvfi_peers_due(agent, peer->deadline_ns);
 	call_others(agent, peer);
 	kvfi_path_start(agent, slot);
 }

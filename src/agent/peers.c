@@ -40,6 +40,20 @@ bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way)
 	return false;
 }
 
+uint32_t kvfi_peer_by_way(kvf_agent *agent, uint32_t way, uint64_t incarnation, uint64_t link)
+{
+	const struct agent_peer *peer = &agent->peers[agent->way_peers[way]];
+
+	if (peer->state == PEER_FREE || peer->incarnation != incarnation || peer->link != link) {
+		uint32_t slot = kvfi_peer_by_incarnation(agent, incarnation, link);
+
+		if (slot == KVFI_NONE)
+			return KVFI_NONE;
+		agent->way_peers[way] = slot;
+	}
+	return agent->way_peers[way];
+}
+
 /* Not when another connection of the same peer uses it. */
 static void forget_way(kvf_agent *agent, struct agent_peer *of)
 {
@@ -164,6 +178,7 @@ void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, 
 	peer->state = PEER_REFUSED;
 	peer->deadline_ns = KVFI_NEVER;
 	peer->next_ns = kvfi_clock_ns() + CALL_AGAIN_NS;
+	kvfi_peers_due(agent, peer->next_ns);
 	kvfi_peer_status(agent, slot, status, reason);
 	if (news)
 		tell_core_down(agent, slot, status, peer->reason);
@@ -187,6 +202,7 @@ void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, con
 	forget_way(agent, peer);
 	peer->recall = peer->endpoint[0] != '\0';
 	peer->next_ns = kvfi_clock_ns() + CALL_AGAIN_NS;
+	kvfi_peers_due(agent, peer->next_ns);
 }
 
 /* ---- decode: calling ---- */
@@ -225,6 +241,7 @@ enum kvf_status kvfi_peer_call(kvf_agent *agent, const char *endpoint, uint64_t 
 	peer->wanted_rank = rank;
 	if (agent->options.connect_timeout_ns > 0)
 		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	kvfi_peers_due(agent, peer->deadline_ns);
 	kvfi_hello_send(agent, slot);
 	return KVF_OK;
 }
@@ -262,25 +279,17 @@ static void call_again(kvf_agent *agent, struct agent_peer *peer, uint64_t now_n
 		return;
 	peer->recall = true; /* no slot is free yet */
 	peer->next_ns = now_ns + CALL_AGAIN_NS;
+	kvfi_peers_due(agent, peer->next_ns);
 }
 
-void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
+/* Every turn asks for the time; only when one has come all peers are looked at. */
+void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns)
 {
-	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
-		struct agent_peer *peer = &agent->peers[i];
-
-		if (peer->recall && peer->next_ns <= now_ns)
-			call_again(agent, peer, now_ns);
-		if (peer->state == PEER_FREE || peer->state == PEER_DOWN)
-			continue;
-		if (peer->deadline_ns <= now_ns)
-			deadline_passed(agent, i);
-		if ((peer->state == PEER_CALLING || peer->state == PEER_REFUSED) && peer->next_ns <= now_ns)
-			kvfi_hello_send(agent, i);
-	}
+	if (at_ns < agent->peers_due_ns)
+		agent->peers_due_ns = at_ns;
 }
 
-uint64_t kvfi_peers_next_ns(const kvf_agent *agent)
+static uint64_t next_due_ns(const kvf_agent *agent)
 {
 	uint64_t next_ns = KVFI_NEVER;
 
@@ -296,6 +305,25 @@ uint64_t kvfi_peers_next_ns(const kvf_agent *agent)
 			next_ns = peer->next_ns < next_ns ? peer->next_ns : next_ns;
 	}
 	return next_ns;
+}
+
+void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
+{
+	if (now_ns < agent->peers_due_ns)
+		return;
+	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
+		struct agent_peer *peer = &agent->peers[i];
+
+		if (peer->recall && peer->next_ns <= now_ns)
+			call_again(agent, peer, now_ns);
+		if (peer->state == PEER_FREE || peer->state == PEER_DOWN)
+			continue;
+		if (peer->deadline_ns <= now_ns)
+			deadline_passed(agent, i);
+		if ((peer->state == PEER_CALLING || peer->state == PEER_REFUSED) && peer->next_ns <= now_ns)
+			kvfi_hello_send(agent, i);
+	}
+	agent->peers_due_ns = next_due_ns(agent);
 }
 
 void kvfi_peers_fini(kvf_agent *agent)

@@ -239,7 +239,7 @@ static void control_message(kvf_agent *agent, struct kvfi_received *received)
 		return;
 	}
 	input.peer = header->to == agent->incarnation /* else meant for the one that was here before */
-	                     ? kvfi_peer_by_incarnation(agent, header->from, header->link)
+	                     ? kvfi_peer_by_way(agent, received->way, header->from, header->link)
 	                     : KVFI_NONE;
 	if (input.peer == KVFI_NONE)
 		forget_stranger(agent, received->way);
@@ -306,8 +306,8 @@ void kvfi_owner_turn(kvf_agent *agent)
 	}
 	agent->in_turn = false;
 	agent->next_tick_ns = kvfi_core_next_ns(agent->core);
-	if (kvfi_peers_next_ns(agent) < agent->next_tick_ns)
-		agent->next_tick_ns = kvfi_peers_next_ns(agent);
+	if (agent->peers_due_ns < agent->next_tick_ns)
+		agent->next_tick_ns = agent->peers_due_ns;
 	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < agent->next_tick_ns)
 		agent->next_tick_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
 	if (more)
@@ -343,13 +343,18 @@ static enum kvf_status watch_fd(kvf_agent *agent, int fd)
 	return KVF_OK;
 }
 
+static uint32_t max_ways(const kvf_agent *agent)
+{
+	return agent->options.max_peers * 2;
+}
+
 static enum kvf_status open_control(kvf_agent *agent)
 {
 	const struct kvfi_control_ops *ops = &kvfi_control_inproc;
 	struct kvfi_control_env env = {.name = agent->options.name,
 		.listen = agent->options.listen,
 		.incarnation = agent->incarnation,
-		.max_ways = agent->options.max_peers * 2,
+		.max_ways = max_ways(agent),
 		.wake = kvfi_control_wake,
 		.self = agent};
 	enum kvf_status status;
@@ -446,9 +451,11 @@ static enum kvf_status open_core(kvf_agent *agent)
 static enum kvf_status open_tables(kvf_agent *agent)
 {
 	agent->peers = calloc(agent->options.max_peers, sizeof(struct agent_peer));
+	agent->way_peers = calloc(max_ways(agent), sizeof(uint32_t));
 	agent->watches = calloc(agent->options.max_links, sizeof(struct watch));
 	agent->frame = malloc(sizeof(struct kvfi_received) + KVFI_HOT_FRAME_MAX);
-	if (agent->peers == NULL || agent->watches == NULL || agent->frame == NULL)
+	if (agent->peers == NULL || agent->way_peers == NULL || agent->watches == NULL ||
+		agent->frame == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for the tables of the agent");
 	return kvfi_sums_init(agent);
 }
@@ -500,6 +507,7 @@ void kvfi_owner_close(kvf_agent *agent)
 	kvfi_core_close(agent->core);
 	free(agent->sums);
 	free(agent->frame);
+	free(agent->way_peers);
 	free(agent->watches);
 	free(agent->peers);
 	if (agent->timer_fd >= 0)
