@@ -60,6 +60,7 @@ static const struct CMUnitTest tests[] = {
 	CONFORMANCE_TEST(t_p36_memory_is_ours_again_once_quiet),
 	CONFORMANCE_TEST(t_p04_quiet_is_not_claimed_before_revoke),
 	CONFORMANCE_TEST(frames_go_both_ways),
+	CONFORMANCE_TEST(frames_that_find_the_socket_full_come_in_order),
 	CONFORMANCE_TEST(a_connection_to_another_incarnation_is_refused),
 	CONFORMANCE_TEST(a_connection_on_another_link_is_refused),
 	CONFORMANCE_TEST(a_peer_that_nobody_expects_is_refused),

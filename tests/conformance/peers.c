@@ -53,6 +53,40 @@ void frames_go_both_ways(void **state)
 	}
 }
 
+/* Far more than a socket holds, while the other side does not look. */
+void frames_that_find_the_socket_full_come_in_order(void **state)
+{
+	struct bench *bench = *state;
+	struct side *from = &bench->sides[0], *to = &bench->sides[1];
+	uint64_t deadline_ns = kvfi_clock_ns() + DEADLINE_S * KVFI_NS_PER_S;
+	unsigned char sent[500] = {0}, got[KVFI_HOT_FRAME_MAX];
+	uint32_t n = 0, taken = 0;
+
+	skip_unless(subject->ops->send_frame != NULL, "it has no socket for frames");
+	link_up(bench, to, 3, 1);
+	while (n < 100000) {
+		memcpy(sent, &n, sizeof(n));
+		if (!subject->ops->send_frame(from->transport, 3, sent, sizeof(sent)))
+			break;
+		n++;
+	}
+	assert_in_range(n, 500, 99999); /* and there is a limit */
+	while (taken < n) {
+		struct kvfi_done done;
+
+		if (!take(to, KVFI_DONE_FRAME, ANY_ID, &done, got)) {
+			assert_true(kvfi_clock_ns() < deadline_ns);
+			bench_turn(bench, 100);
+			continue;
+		}
+		memcpy(sent, &taken, sizeof(taken));
+		assert_int_equal(done.frame_bytes, sizeof(sent));
+		assert_memory_equal(got, sent, sizeof(sent));
+		taken++;
+	}
+	assert_true(subject->ops->send_frame(from->transport, 3, sent, sizeof(sent)));
+}
+
 /* Connects with these numbers where `expected` is expected, and must be refused. */
 static void must_be_refused(struct bench *bench, uint64_t incarnation, uint64_t number)
 {

@@ -28,6 +28,7 @@ void t_p04_quiet_is_not_claimed_before_revoke(void **state);
 
 /* peers.c */
 void frames_go_both_ways(void **state);
+void frames_that_find_the_socket_full_come_in_order(void **state);
 void a_connection_to_another_incarnation_is_refused(void **state);
 void a_connection_on_another_link_is_refused(void **state);
 void a_peer_that_nobody_expects_is_refused(void **state);
