@@ -231,6 +231,7 @@ struct kvf_agent {
 	struct sum_job *sums;
 	unsigned char *frame;
 	int epoll_fd, timer_fd;
+	bool told;    /* events were put and their descriptor was not written yet */
 	bool in_turn; /* the inbox will be drained before the owner sleeps */
 	bool sent;    /* a control message went out in this turn */
 	uint64_t next_tick_ns;
@@ -266,6 +267,7 @@ bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input);
 void kvfi_sink_fill(kvf_agent *agent, struct kvfi_sink *sink_out);
 void kvfi_peer_send(kvf_agent *agent, uint32_t peer, struct kvfi_msg *msg);
 void kvfi_event_put(kvf_agent *agent, const struct event_item *item);
+void kvfi_events_signal(kvf_agent *agent);
 void kvfi_watches_look(kvf_agent *agent);
 
 /* hello.c: HELLO and its answers */

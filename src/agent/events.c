@@ -40,14 +40,18 @@ static void apply(kvf_agent *agent, const struct event_item *item)
 	}
 }
 
-/* The ring is empty: make the descriptor quiet, then look again, because an event may have come in between. */
+/* The ring is empty: make the descriptor quiet, then look again, because an event may have come in between. Also when nothing was taken:
+ * the poll that took the last event may have come before the signal for it, and a descriptor that stayed readable would keep a waiting
+ * user spinning. */
 static void quiet_fd(struct event_ring *ring)
 {
 	uint64_t count, one = 1;
 
 	if (!atomic_load(&ring->signalled))
 		return;
-	(void)!read(ring->event_fd, &count, sizeof(count));
+	/* Nothing there yet: the owner is about to write. It stays signalled, and the next poll reads it. */
+	if (read(ring->event_fd, &count, sizeof(count)) != (ssize_t)sizeof(count))
+		return;
 	atomic_store(&ring->signalled, false);
 	if (!ring_empty(ring) && !atomic_exchange(&ring->signalled, true))
 		(void)!write(ring->event_fd, &one, sizeof(one));
@@ -66,7 +70,7 @@ static int take(kvf_agent *agent, struct kvf_event *events, int n)
 		events[taken++] = item->event;
 		atomic_store_explicit(&ring->head, head + 1, memory_order_release);
 	}
-	if (taken > 0 && ring_empty(ring))
+	if (ring_empty(ring))
 		quiet_fd(ring);
 	return taken;
 }
@@ -120,6 +124,7 @@ enum kvf_status kvf_wait(kvf_agent *agent, uint64_t timeout_ns)
 		return kvfi_fail(KVF_EINVAL, "agent must not be NULL");
 	until_ns = until(timeout_ns);
 	while (ring_empty(&agent->events)) {
+		quiet_fd(&agent->events);
 		if (kvfi_clock_ns() >= until_ns)
 			return kvfi_fail(KVF_TIMED_OUT, "no event in %llu ms",
 				(unsigned long long)(timeout_ns / KVFI_NS_PER_MS));

@@ -157,13 +157,26 @@ void kvfi_event_put(kvf_agent *agent, const struct event_item *item)
 {
 	struct event_ring *ring = &agent->events;
 	uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
-	uint64_t one = 1;
 
 	/* The ring has room for every event that a table entry can have waiting. */
 	KVFI_ASSERT(tail - atomic_load(&ring->head) < ring->max);
 	ring->items[tail % ring->max] = *item;
 	atomic_store(&ring->tail, tail + 1);
-	if (!atomic_exchange(&ring->signalled, true))
+	agent->told = true;
+	if (!agent->in_turn)
+		kvfi_events_signal(agent);
+}
+
+/* Once for all events of a round: a user that is awake already has taken them, one that sleeps wakes up once. */
+void kvfi_events_signal(kvf_agent *agent)
+{
+	struct event_ring *ring = &agent->events;
+	uint64_t one = 1;
+
+	if (!agent->told)
+		return;
+	agent->told = false;
+	if (atomic_load(&ring->tail) != atomic_load(&ring->head) && !atomic_exchange(&ring->signalled, true))
 		(void)!write(ring->event_fd, &one, sizeof(one));
 }
 

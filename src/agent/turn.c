@@ -299,8 +299,10 @@ void kvfi_owner_turn(kvf_agent *agent)
 			agent->transports[i].ops->poll(agent->transports[i].self);
 		kvfi_watches_look(agent);
 		drain_inbox(agent);
+		kvfi_events_signal(agent);
 		kvfi_peers_tick(agent, kvfi_clock_ns());
 		kvfi_owner_step(agent, &tick);
+		kvfi_events_signal(agent);
 		/* What the tick has posted may be over already. Descriptors need no second look: they stay readable. */
 		more = more || agent->sent || kvfi_inbox_any(&agent->inbox);
 	}

@@ -1,5 +1,6 @@
-/* calls.c - every call of a session, misused: it says which field is wrong and changes nothing. One agent on each side, loop, no threads. */
+/* calls.c - every call of a session, misused: it says which field is wrong and changes nothing. One agent on each side, loop, no threads but where a test says so. */
 #include "attempt.h"
+#include <poll.h>
 
 static struct kvf_group_spec group;
 static struct cluster cluster;
@@ -453,6 +454,35 @@ static void t_declared_memory_cannot_be_taken_away(void **state)
 		"already");
 }
 
+static int open_threaded(void **state)
+{
+	struct cluster_spec spec = attempt_spec(&group);
+
+	(void)state;
+	spec.own_thread = true;
+	open_with(&spec);
+	return 0;
+}
+
+/* The signal for an event may come after the poll that took it. A descriptor that then stayed readable would keep its user spinning. */
+static void t_the_descriptor_falls_silent_when_polls_find_nothing(void **state)
+{
+	(void)state;
+	for (uint64_t id = 1; id <= 50; id++) {
+		struct cluster_request request = {.id = id, .prompt_len = 64, .aux = true};
+		struct pollfd fd = {.fd = kvf_fd(decode), .events = POLLIN};
+		struct kvf_event event;
+		int looks = 0;
+
+		cluster_run(&cluster, &request);
+		while (poll(&fd, 1, 0) > 0) {
+			assert_int_equal(kvf_poll(decode, &event, 1), 0);
+			assert_true(++looks < 1000);
+		}
+		assert_int_equal(kvf_wait(decode, 1000000), KVF_TIMED_OUT);
+	}
+}
+
 int main(void)
 {
 #define IN_WORLD(test) cmocka_unit_test_setup_teardown(test, open_world, close_world)
@@ -470,6 +500,8 @@ int main(void)
 		IN_WORLD(t_a_live_request_is_a_duplicate_until_it_was_released),
 		IN_WORLD(t_prompt_lengths_that_differ_fail_both_sides_by_name),
 		IN_WORLD(t_declared_memory_cannot_be_taken_away),
+		cmocka_unit_test_setup_teardown(
+			t_the_descriptor_falls_silent_when_polls_find_nothing, open_threaded, close_world),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
