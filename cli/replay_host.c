@@ -184,12 +184,16 @@ int replay_host_run(const struct replay_host_options *options)
 	struct host host;
 	if (!host_init(&host, options)) {
 		fprintf(stderr, "kvferry: a rank process is out of memory\n");
-		return 1;
+		return REPLAY_HOST_BROKEN;
 	}
 	if (open_ranks(&host))
 		run(&host);
 	/* The agents of a run that was broken off end with the process: nobody waits for them. */
-	bool clean = !host.broken && !host.orphaned;
+	int code = REPLAY_HOST_GOOD;
+	if (host.orphaned)
+		code = REPLAY_HOST_ORPHANED;
+	else if (host.broken)
+		code = REPLAY_HOST_BROKEN;
 	host_fini(&host);
-	return clean ? 0 : 1;
+	return code;
 }

@@ -13,7 +13,12 @@ struct replay_host_options {
 	uint32_t side, rank; /* else this one */
 };
 
-/* Until FINISH or until the coordinator's socket ends. Returns the exit code of the process. */
+/* What replay_host_run returns, and the exit code of the process. */
+#define REPLAY_HOST_GOOD     0
+#define REPLAY_HOST_BROKEN   1
+#define REPLAY_HOST_ORPHANED 2 /* the coordinator has closed its socket, or is gone */
+
+/* Until FINISH, until a rank breaks, or until the coordinator's socket ends. */
 int replay_host_run(const struct replay_host_options *options);
 
 #endif

@@ -118,7 +118,7 @@ _Noreturn static void child_main(const struct replay_processes *processes, const
 	prctl(PR_SET_PDEATHSIG, SIGUSR1);
 	sigprocmask(SIG_SETMASK, &processes->saved_mask, NULL);
 	if (getppid() != parent)
-		_exit(1);
+		_exit(REPLAY_HOST_ORPHANED);
 	for (const struct replay_process *other = processes->all; other != self; other++)
 		close(other->fd);
 	close(processes->epoll_fd);
@@ -134,7 +134,8 @@ _Noreturn static void child_main(const struct replay_processes *processes, const
 		.rank = self->rank,
 	};
 	int code = replay_host_run(&options);
-	if (getppid() != parent) {
+	if (code == REPLAY_HOST_ORPHANED) {
+		/* Nobody else may be left to do it. The socket's end comes before getppid() tells of it. */
 		struct replay_processes own = *processes;
 		remove_runtime_dir(&own);
 	}
