@@ -10,8 +10,8 @@
  * eventfd: no queue that could grow.
  *
  * Sessions of a peer. connect(), expect() and disconnect() count peer->session up; a connection or a grant that belongs to an older
- * session is void. UP, BROKEN and RX are told under the lock, after a look at that number, so none of them comes after disconnect() (or
- * release()) returned. notify may take locks of its own, but whoever holds those must not call into this transport.
+ * session is void. UP and BROKEN are told under the lock, after a look at that number, so none of them comes after disconnect() returned.
+ * notify may take locks of its own for that, but must not wait for somebody who calls into this transport. For the others it may.
  *
  * A link admits one data connection: the pair (incarnation, link), random numbers of 64 bits that travelled over the control channel, is
  * what an accepted connection must name in its first 64 bytes, within a deadline.

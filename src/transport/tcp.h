@@ -112,6 +112,7 @@ enum tcp_expecting {
 
 struct tcp_recv {
 	enum tcp_expecting expecting;
+	const char *failure; /* why nothing more can be read; NULL: it can */
 	unsigned char header_bytes[KVFI_TCP_HEADER_BYTES];
 	uint32_t header_used;
 	unsigned char body[KVFI_TCP_SLICE_MAX_BYTES];
@@ -156,11 +157,11 @@ struct tcp_conn {
 	bool in_ready;
 	int fd;
 	enum tcp_conn_state state;
-	bool dialed;           /* we called */
-	struct tcp_peer *peer; /* NULL: not known yet */
-	uint32_t session;      /* of the peer when this connection became its */
-	uint64_t deadline_ns;  /* of the handshake */
-	uint64_t nonce;
+	bool dialed;                       /* we called */
+	struct tcp_peer *peer;             /* NULL: not known yet */
+	uint32_t session;                  /* of the peer when this connection became its */
+	uint64_t deadline_ns;              /* of the handshake */
+	uint64_t incarnation, link, nonce; /* what a dialed connection names, and must be answered with */
 	unsigned char greeting[KVFI_TCP_GREETING_BYTES];
 	uint32_t greeting_used;
 	bool readable, writable;
@@ -277,7 +278,7 @@ struct tcp_opened {
 };
 bool kvfi_tcp_open_grant(struct tcp_transport *self, const struct tcp_conn *conn,
 	const struct kvfi_tcp_slice *slice, struct tcp_opened *opened_out);
-/* I/O thread: a begun slice is over; told unless the grant was released meanwhile. */
+/* I/O thread: a begun slice is over; told unless the grant was released before. */
 void kvfi_tcp_finish_slice(
 	struct tcp_transport *self, uint32_t grant, uint32_t generation, const struct kvfi_done *done);
 

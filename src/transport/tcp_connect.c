@@ -165,14 +165,16 @@ void kvfi_tcp_accept(struct tcp_transport *self)
 			continue;
 		if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return;
-		if (fd < 0)
-			break; /* no descriptors or no memory: the connection waits in the backlog */
+		if (fd < 0) { /* no descriptors or no memory: the connection waits in the backlog */
+			self->accept_again_ns = kvfi_clock_ns() + ACCEPT_RETRY_NS;
+			return;
+		}
 		tune(fd);
 		if (self->handshakes.n >= 2 * self->env.max_peers + 16)
 			drive_out_oldest(self);
 		(void)kvfi_tcp_conn_new(self, fd, TCP_CONN_GREETING);
 	}
-	self->accept_again_ns = kvfi_clock_ns() + ACCEPT_RETRY_NS;
+	self->accept_again_ns = kvfi_clock_ns(); /* next turn */
 }
 
 /* ---- dialing */
@@ -195,38 +197,37 @@ static void tell_failed_dial(
 
 void kvfi_tcp_dial(struct tcp_transport *self, struct tcp_peer *peer)
 {
-	struct kvfi_tcp_address address;
 	struct sockaddr_storage storage;
+	struct tcp_peer target;
 	struct tcp_conn *conn;
 	socklen_t length;
-	uint32_t session;
-	int fd, result;
+	int fd;
 
 	kvfi_tcp_lock(self);
-	address = peer->address;
-	session = peer->session;
+	target = *peer;
 	kvfi_tcp_unlock(self);
-	fd = stream_socket(&address);
+	fd = stream_socket(&target.address);
 	if (fd < 0) {
-		tell_failed_dial(self, peer, session, strerror(errno));
+		tell_failed_dial(self, peer, target.session, strerror(errno));
 		return;
 	}
 	tune(fd);
-	length = to_socket_address(&address, &storage);
-	result = connect(fd, (struct sockaddr *)&storage, length);
-	if (result != 0 && errno != EINPROGRESS) {
-		tell_failed_dial(self, peer, session, strerror(errno));
+	length = to_socket_address(&target.address, &storage);
+	if (connect(fd, (struct sockaddr *)&storage, length) != 0 && errno != EINPROGRESS) {
+		tell_failed_dial(self, peer, target.session, strerror(errno));
 		(void)close(fd);
 		return;
 	}
 	conn = kvfi_tcp_conn_new(self, fd, TCP_CONN_DIALING);
 	if (conn == NULL) {
-		tell_failed_dial(self, peer, session, "out of memory or descriptors");
+		tell_failed_dial(self, peer, target.session, "out of memory or descriptors");
 		return;
 	}
 	conn->dialed = true;
 	conn->peer = peer;
-	conn->session = session;
+	conn->session = target.session;
+	conn->incarnation = target.incarnation;
+	conn->link = target.link;
 	peer->conn = conn;
 }
 
@@ -241,7 +242,10 @@ static bool send_greeting(struct tcp_conn *conn, const struct kvfi_tcp_greeting 
 
 static void say_hello(struct tcp_transport *self, struct tcp_conn *conn)
 {
-	struct kvfi_tcp_greeting hello = {.type = KVFI_TCP_HELLO, .from = self->env.incarnation};
+	struct kvfi_tcp_greeting hello = {.type = KVFI_TCP_HELLO,
+		.from = self->env.incarnation,
+		.to = conn->incarnation,
+		.link = conn->link};
 	socklen_t length = sizeof(int);
 	int error = 0;
 
@@ -251,10 +255,6 @@ static void say_hello(struct tcp_transport *self, struct tcp_conn *conn)
 		kvfi_tcp_conn_break(self, conn, KVF_UNREACHABLE, strerror(error));
 		return;
 	}
-	kvfi_tcp_lock(self);
-	hello.to = conn->peer->incarnation;
-	hello.link = conn->peer->link;
-	kvfi_tcp_unlock(self);
 	(void)!getrandom(&conn->nonce, sizeof(conn->nonce), GRND_NONBLOCK);
 	hello.nonce = conn->nonce;
 	conn->state = TCP_CONN_GREETING;
@@ -279,11 +279,9 @@ static void judge_welcome(struct tcp_transport *self, struct tcp_conn *conn)
 		kvfi_tcp_conn_break(self, conn, status, kvf_status_text(status));
 		return;
 	}
-	kvfi_tcp_lock(self);
-	ours = welcome.type == KVFI_TCP_WELCOME && welcome.from == conn->peer->incarnation &&
-	       welcome.to == self->env.incarnation && welcome.link == conn->peer->link &&
+	ours = welcome.type == KVFI_TCP_WELCOME && welcome.from == conn->incarnation &&
+	       welcome.to == self->env.incarnation && welcome.link == conn->link &&
 	       welcome.nonce == conn->nonce;
-	kvfi_tcp_unlock(self);
 	if (ours)
 		kvfi_tcp_conn_up(self, conn);
 	else

@@ -4,8 +4,9 @@
  * cancel of a queued post is over at once, and a cancel of one on its way is a flag and a wake-up.
  *
  * A grant's plan and ids are read by the I/O thread only between enter and leave of the grant's lease word; release() revokes and waits
- * until nobody is inside (one nonblocking read at most), and from then on the generation of the slot keeps everything away. KVFI_DONE_RX
- * is told under the lock, so none follows release(); revoke() has begun slices told soon, and quiet() is false before they are.
+ * until nobody is inside (one nonblocking read at most), and from then on the generation of the slot keeps everything away. revoke() has
+ * begun slices told soon, and quiet() is false before they are, so that no KVFI_DONE_RX follows. It is told without the lock, because the
+ * owner may make it wait for room: released without quiet, a slice that a sender began beyond its last one may still be told.
  */
 #include "transport/tcp.h"
 
@@ -324,16 +325,28 @@ bool kvfi_tcp_open_grant(struct tcp_transport *self, const struct tcp_conn *conn
 	return found;
 }
 
+static bool is_granted(struct tcp_transport *self, const struct tcp_grant *slot, uint32_t generation)
+{
+	bool granted;
+
+	kvfi_tcp_lock(self);
+	granted = slot->in_use && slot->generation == generation;
+	kvfi_tcp_unlock(self);
+	return granted;
+}
+
 void kvfi_tcp_finish_slice(
 	struct tcp_transport *self, uint32_t grant, uint32_t generation, const struct kvfi_done *done)
 {
 	struct tcp_grant *slot = &self->grants[grant];
 
+	if (!is_granted(self, slot, generation))
+		return;
+	self->env.notify(self->env.self, done);
 	kvfi_tcp_lock(self);
 	if (slot->in_use && slot->generation == generation) {
 		KVFI_ASSERT(slot->begun > 0);
 		slot->begun--;
-		self->env.notify(self->env.self, done);
 	}
 	kvfi_tcp_unlock(self);
 }

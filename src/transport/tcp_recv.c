@@ -5,7 +5,7 @@
  * sink, one that asks for too much fails and goes there; the stream stays in step. What no sender of this version writes breaks the connection.
  *
  * Every read into blocks, at most one frame, is nonblocking and happens between enter and leave of the grant's lease word; so do all looks
- * at its plan and ids. tcp_place.c says where the bytes go. The header of the next frame rides at the end of each read.
+ * at its plan and ids. Nobody is told anything in between: telling may wait for the owner, who may wait for the word. tcp_place.c says where the bytes go. The header of the next frame rides at the end of each read.
  *
  * Waking up for every 64 KiB that the kernel has costs more than reading them. So while much of a slice is still to come, the socket's low
  * water mark is raised, and the thread sleeps until a megabyte is there or a millisecond has passed.
@@ -114,9 +114,8 @@ void kvfi_tcp_recv_fini(
 /* ---- reading */
 
 /* readv() of the next `bytes` of the frame, and of the next header if they are its last. Returns how many of `bytes` came; 0: none, and
- * the connection may be broken. There is room for one more piece behind the n given. */
-static uint32_t read_frame(
-	struct tcp_transport *self, struct tcp_conn *conn, struct iovec *pieces, uint32_t n, uint32_t bytes)
+ * recv->failure may say why there will be no more. There is room for one more piece behind the n given. */
+static uint32_t read_frame(struct tcp_conn *conn, struct iovec *pieces, uint32_t n, uint32_t bytes)
 {
 	struct tcp_recv *recv = &conn->recv;
 	bool whole = bytes == recv->frame_left;
@@ -134,8 +133,7 @@ static uint32_t read_frame(
 		return 0;
 	}
 	if (got <= 0) {
-		kvfi_tcp_conn_break(self, conn, KVF_PEER_LOST,
-			got == 0 ? "the peer has closed the connection" : strerror(errno));
+		recv->failure = got == 0 ? "the peer has closed the connection" : strerror(errno);
 		return 0;
 	}
 	if ((size_t)got < asked && !conn->hangup)
@@ -180,14 +178,14 @@ static void adjust_low(struct tcp_transport *self, struct tcp_conn *conn)
 }
 
 /* The rest of a header of which the last read got nothing or a part. */
-static void read_header(struct tcp_transport *self, struct tcp_conn *conn)
+static void read_header(struct tcp_conn *conn)
 {
 	struct tcp_recv *recv = &conn->recv;
 	uint32_t used = recv->header_used, left = KVFI_TCP_HEADER_BYTES - used;
 	struct iovec pieces[2] = {{recv->header_bytes + used, left}};
 
 	recv->frame_left = UINT32_MAX; /* no header behind the header */
-	recv->header_used = used + read_frame(self, conn, pieces, 1, left);
+	recv->header_used = used + read_frame(conn, pieces, 1, left);
 }
 
 static uint32_t read_to_sink(struct tcp_transport *self, struct tcp_conn *conn)
@@ -195,7 +193,7 @@ static uint32_t read_to_sink(struct tcp_transport *self, struct tcp_conn *conn)
 	uint32_t bytes = (uint32_t)kvfi_min_u64(conn->recv.frame_left, KVFI_TCP_STAGE_BYTES), taken;
 	struct iovec pieces[2] = {{self->stage, bytes}};
 
-	taken = read_frame(self, conn, pieces, 1, bytes);
+	taken = read_frame(conn, pieces, 1, bytes);
 	(void)atomic_fetch_add(&self->counts.sunk_bytes, taken);
 	return taken;
 }
@@ -213,7 +211,7 @@ static uint32_t read_to_blocks(struct tcp_transport *self, struct tcp_conn *conn
 	}
 	filled = recv->batch_left > 0 || kvfi_tcp_place(self, recv);
 	if (filled)
-		taken = read_frame(self, conn, recv->pieces + recv->at, recv->n - recv->at, recv->batch_left);
+		taken = read_frame(conn, recv->pieces + recv->at, recv->n - recv->at, recv->batch_left);
 	if (taken > 0)
 		kvfi_tcp_take(self, recv, taken);
 	kvfi_lease_leave(lease, generation);
@@ -225,12 +223,9 @@ static uint32_t read_to_blocks(struct tcp_transport *self, struct tcp_conn *conn
 static void read_data(struct tcp_transport *self, struct tcp_conn *conn)
 {
 	struct tcp_recv *recv = &conn->recv;
-
 	uint64_t before = recv->received;
 
 	recv->received += recv->sink ? read_to_sink(self, conn) : read_to_blocks(self, conn);
-	if (conn->state != TCP_CONN_UP)
-		return;
 	recv->in_slice = recv->received < recv->total;
 	if (recv->received > before)
 		adjust_low(self, conn);
@@ -247,8 +242,8 @@ static void read_slice(struct tcp_transport *self, struct tcp_conn *conn)
 	struct iovec pieces[2] = {{recv->body + recv->header.length - recv->frame_left, recv->frame_left}};
 	struct kvfi_tcp_slice slice;
 
-	(void)read_frame(self, conn, pieces, 1, recv->frame_left);
-	if (conn->state != TCP_CONN_UP || recv->frame_left > 0)
+	(void)read_frame(conn, pieces, 1, recv->frame_left);
+	if (recv->frame_left > 0)
 		return;
 	recv->expecting = TCP_EXPECT_HEADER;
 	if (kvfi_tcp_get_slice(recv->body, recv->header.length, &slice) != KVF_OK)
@@ -313,7 +308,7 @@ static void read_some(struct tcp_transport *self, struct tcp_conn *conn)
 {
 	switch (conn->recv.expecting) {
 	case TCP_EXPECT_HEADER:
-		read_header(self, conn);
+		read_header(conn);
 		break;
 	case TCP_EXPECT_SLICE:
 		read_slice(self, conn);
@@ -331,7 +326,9 @@ void kvfi_tcp_recv(struct tcp_transport *self, struct tcp_conn *conn)
 
 	for (; turns > 0 && conn->state == TCP_CONN_UP && conn->readable; turns--) {
 		read_some(self, conn);
-		if (conn->state == TCP_CONN_UP && recv->header_used == KVFI_TCP_HEADER_BYTES)
+		if (recv->failure != NULL)
+			kvfi_tcp_conn_break(self, conn, KVF_PEER_LOST, recv->failure);
+		else if (conn->state == TCP_CONN_UP && recv->header_used == KVFI_TCP_HEADER_BYTES)
 			judge_header(self, conn);
 	}
 }

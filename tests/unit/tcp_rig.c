@@ -14,9 +14,41 @@ static void keep(void *self, const struct kvfi_done *done)
 	struct rig_side *side = self;
 
 	(void)pthread_mutex_lock(&side->lock);
+	while (side->hold && done->kind == KVFI_DONE_RX) {
+		side->is_held = true;
+		(void)pthread_cond_broadcast(&side->told);
+		(void)pthread_cond_wait(&side->told, &side->lock);
+	}
 	if (side->n < RIG_DONES)
 		side->dones[side->n++] = *done;
 	(void)pthread_cond_broadcast(&side->told);
+	(void)pthread_mutex_unlock(&side->lock);
+}
+
+static void set_hold(struct rig_side *side, bool hold)
+{
+	(void)pthread_mutex_lock(&side->lock);
+	side->hold = hold;
+	side->is_held = false;
+	(void)pthread_cond_broadcast(&side->told);
+	(void)pthread_mutex_unlock(&side->lock);
+}
+
+void rig_hold(struct rig_side *side)
+{
+	set_hold(side, true);
+}
+
+void rig_let_go(struct rig_side *side)
+{
+	set_hold(side, false);
+}
+
+void rig_until_held(struct rig_side *side)
+{
+	(void)pthread_mutex_lock(&side->lock);
+	while (!side->is_held)
+		(void)pthread_cond_wait(&side->told, &side->lock);
 	(void)pthread_mutex_unlock(&side->lock);
 }
 

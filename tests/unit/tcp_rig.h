@@ -21,6 +21,8 @@ struct rig_side {
 	pthread_cond_t told;
 	struct kvfi_done dones[RIG_DONES];
 	uint32_t n;
+	bool hold;    /* notify waits before it takes a KVFI_DONE_RX */
+	bool is_held; /* it does */
 };
 
 /* An env that tells this side; change what a test needs otherwise, then open. */
@@ -29,6 +31,10 @@ void rig_side_open(struct rig_side *side);
 void rig_side_close(struct rig_side *side);
 /* Waits for the next one of that kind and takes it. */
 struct kvfi_done rig_take(struct rig_side *side, enum kvfi_done_kind kind);
+/* From now on notify waits with every KVFI_DONE_RX; until there is one that waits; no longer. */
+void rig_hold(struct rig_side *side);
+void rig_until_held(struct rig_side *side);
+void rig_let_go(struct rig_side *side);
 /* How many of that kind were told and not taken. */
 uint32_t rig_count(struct rig_side *side, enum kvfi_done_kind kind);
 

@@ -410,6 +410,34 @@ static void revoke_of_a_stalled_slice_is_quiet_at_once(void **state)
 	scene_fini(&scene);
 }
 
+static void t_p27_no_call_waits_for_a_notify_that_waits(void **state)
+{
+	struct raw_stream stream;
+	struct kvfi_rx_grant grant;
+	uint32_t slot, generation;
+	struct scene scene;
+
+	(void)state;
+	scene_init(&scene, 512, 16);
+	rig_hold(&scene.decode);
+	raw_stream_init(&stream, &scene.slice, &scene.post, 1000);
+	raw_send(scene.fd, stream.bytes, stream.slice_bytes + 500);
+	(void)close(scene.fd); /* it is told from inside the read that finds the end */
+	scene.fd = -1;
+	rig_until_held(&scene.decode);
+	grant = rig_grant(&scene.slice, GRANT + 1, 0);
+	assert_int_equal(OPS.grant(scene.decode.transport, &grant, &slot, &generation), KVF_OK);
+	OPS.revoke(scene.decode.transport, GRANT);
+	assert_false(OPS.quiet(scene.decode.transport, GRANT));
+	OPS.cancel(scene.decode.transport, 1);
+	OPS.release(scene.decode.transport, GRANT);
+	OPS.disconnect(scene.decode.transport, 0);
+	rig_let_go(&scene.decode);
+	expect_rx(&scene, KVF_STREAM_BROKEN);
+	free(stream.bytes);
+	scene_fini(&scene);
+}
+
 static void a_grant_ends_with_its_connection(void **state)
 {
 	unsigned char address[KVFI_TCP_ADDRESS_BYTES];
@@ -453,6 +481,7 @@ int main(void)
 		cmocka_unit_test(t_p07_a_sender_that_dies_midway_fails_the_slice),
 		cmocka_unit_test(t_p04_after_quiet_nothing_is_stored),
 		cmocka_unit_test(revoke_of_a_stalled_slice_is_quiet_at_once),
+		cmocka_unit_test(t_p27_no_call_waits_for_a_notify_that_waits),
 		cmocka_unit_test(a_grant_ends_with_its_connection),
 	};
 

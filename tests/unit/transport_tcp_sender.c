@@ -321,6 +321,42 @@ static void t_p32_a_silent_listener_is_given_up(void **state)
 	rig_side_close(&decode);
 }
 
+static void a_second_connect_replaces_the_first(void **state)
+{
+	unsigned char addresses[2][KVFI_TCP_ADDRESS_BYTES];
+	struct rig_side decode;
+	int listeners[2], fd;
+
+	(void)state;
+	rig_side_init(&decode, RIG_DECODE, false);
+	rig_side_open(&decode);
+	for (uint32_t i = 0; i < 2; i++) {
+		listeners[i] = raw_listen(addresses[i]);
+		assert_int_equal(OPS.connect(decode.transport, 0, RIG_PREFILL + i, RIG_LINK + i, addresses[i],
+					 sizeof(addresses[i])),
+			KVF_OK);
+	}
+	fd = raw_accept(listeners[1]);
+	{
+		struct kvfi_tcp_greeting hello = raw_recv_greeting(fd);
+		struct kvfi_tcp_greeting welcome = {.type = KVFI_TCP_WELCOME,
+			.from = hello.to,
+			.to = hello.from,
+			.link = hello.link,
+			.nonce = hello.nonce};
+
+		assert_true(hello.to == RIG_PREFILL + 1 && hello.link == RIG_LINK + 1);
+		raw_send_greeting(fd, &welcome);
+	}
+	(void)rig_take(&decode, KVFI_DONE_UP);
+	rig_side_close(&decode);
+	assert_int_equal(rig_count(&decode, KVFI_DONE_UP), 0);
+	assert_int_equal(rig_count(&decode, KVFI_DONE_BROKEN), 0);
+	(void)close(fd);
+	(void)close(listeners[0]);
+	(void)close(listeners[1]);
+}
+
 static void strangers_cannot_crowd_out_a_peer(void **state)
 {
 	int strangers[40], fd;
@@ -397,6 +433,7 @@ int main(void)
 		cmocka_unit_test(a_hello_in_single_bytes_is_understood),
 		cmocka_unit_test(t_p32_a_silent_caller_is_shown_out),
 		cmocka_unit_test(t_p32_a_silent_listener_is_given_up),
+		cmocka_unit_test(a_second_connect_replaces_the_first),
 		cmocka_unit_test(strangers_cannot_crowd_out_a_peer),
 		cmocka_unit_test(a_welcome_that_is_not_ours_is_refused),
 	};
