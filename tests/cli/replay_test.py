@@ -35,7 +35,7 @@ def test_window_model():
 
 def test_start_of_the_real_trace():
     trace = data_file("conversation_trace.jsonl")
-    replay(fast(), "llama-3.2-1b", "tp=4", "tp=2", "--requests", "7", "--pool", "160MiB", "--concurrency", "4", trace)
+    replay(fast(), "llama-3.2-1b", "tp=4", "tp=2", "--requests", "6", "--pool", "160MiB", "--concurrency", "4", trace)
 
 
 def test_prefixes_are_reused_and_sent_once():
