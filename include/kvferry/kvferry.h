@@ -203,7 +203,7 @@ struct kvf_instance {
  * rule of TensorRT-LLM, vLLM and SGLang). Layers by stages. Other splits: fill a struct kvf_instance yourself. Endpoints are "".
  * @model         copied
  * @parallel      copied
- * @id            the engine's name for this instance; the same on all its ranks; not 0
+ * @id            the engine's name for this instance; the same on all its ranks; kvf_declare refuses 0
  * @instance_out  free with kvf_instance_free
  * Threads: any. Blocks: never. Allocates: yes.
  * Returns KVF_EINVAL with the field (impossible sizes, stages that do not sum up, cp > 1 on prefill), KVF_ENOMEM. Since 0.1.

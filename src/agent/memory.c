@@ -235,6 +235,8 @@ enum kvf_status kvf_declare(
 		return kvfi_fail(KVF_EINVAL, "agent, instance and layout must not be NULL");
 	if (agent->declared)
 		return kvfi_fail(KVF_EBUSY, "the agent was declared already");
+	if (instance->id == 0)
+		return kvfi_fail(KVF_EINVAL, "instance: id: 0 stands for no instance");
 	status = kvfi_instance_check(instance);
 	if (status == KVF_OK)
 		status = kvf_layout_check(layout);
