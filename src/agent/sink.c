@@ -163,11 +163,12 @@ void kvfi_event_put(kvf_agent *agent, const struct event_item *item)
 	ring->items[tail % ring->max] = *item;
 	atomic_store(&ring->tail, tail + 1);
 	agent->told = true;
-	if (!agent->in_turn)
+	if (!agent->in_turn || item->event.type == KVF_EVENT_OUTCOME)
 		kvfi_events_signal(agent);
 }
 
-/* Once for all events of a round: a user that is awake already has taken them, one that sleeps wakes up once. */
+/* At once for an OUTCOME, which somebody waits for; else once for all events of a round, when the copying and the messages are done that a
+ * woken user would compete with. One that is awake has taken them by then. */
 void kvfi_events_signal(kvf_agent *agent)
 {
 	struct event_ring *ring = &agent->events;
