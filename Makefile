@@ -16,7 +16,7 @@ DESTDIR ?=
 SETUP ?= -Dzmq=enabled
 BOOTSTRAP ?= tools/bootstrap
 JOBS ?=
-TEST_ARGS ?=
+TEST_ARGS ?= --timeout-multiplier=3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
