@@ -1,6 +1,7 @@
 /* solo.c - see solo.h. */
 #include "solo.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include "attempt.h"
@@ -25,6 +26,23 @@ void solo_directory_remove(void)
 	if (directory[0] != '\0' && rmdir(directory) != 0)
 		fail_msg("%s is not empty", directory);
 	directory[0] = '\0';
+}
+
+void solo_directory_clear(void)
+{
+	DIR *dir = opendir(directory);
+	struct dirent *entry;
+
+	while (dir != NULL && (entry = readdir(dir)) != NULL)
+		(void)unlinkat(dirfd(dir), entry->d_name, 0); /* . and .. stay */
+	if (dir != NULL)
+		(void)closedir(dir);
+	solo_directory_remove();
+}
+
+void solo_directory_use(const char *path)
+{
+	(void)snprintf(directory, sizeof(directory), "%s", path);
 }
 
 struct solo_spec solo_spec(enum kvf_role role, const char *control, const char *transports)

@@ -44,6 +44,10 @@ struct solo {
 /* A directory for unix sockets, until solo_directory_remove, which fails the test when an agent left a file there. */
 const char *solo_directory(void);
 void solo_directory_remove(void);
+/* The same with what killed processes left in it. */
+void solo_directory_clear(void);
+/* A child uses its parent's. */
+void solo_directory_use(const char *path);
 
 /* One paged group of four layers, four heads of 512 bytes; decode and prefill of it fit. */
 struct solo_spec solo_spec(enum kvf_role role, const char *control, const char *transports);
