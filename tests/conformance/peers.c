@@ -358,7 +358,8 @@ void close_completes_what_is_open(void **state)
 	for (uint32_t i = 0; i < 5; i++)
 		assert_true(take(route.prefill, KVFI_DONE_TX, 700 + i, &done, NULL));
 	assert_int_equal(count(route.prefill, KVFI_DONE_TX), 0);
-	route_blank(&route);
+	if (!subject->ops->receiver_applied) /* else the receiver still stores what it had got */
+		route_blank(&route);
 	(void)await(bench, route.decode, KVFI_DONE_BROKEN, ANY_ID);
 	if (!subject->ops->receiver_applied)
 		assert_true(route_is_blank(&route));
