@@ -111,6 +111,8 @@ struct kvfi_in_peer_down {
 /* TX_DONE, RX_DONE: what a transport says about a post or a slice under a grant. */
 struct kvfi_in_done {
 	uint32_t id; /* delivery, or link */
+	uint64_t
+		epoch; /* RX: of the grant: a word that comes after the link was given to another session names another one */
 	enum kvf_status status;
 	uint32_t slice; /* RX */
 	uint64_t bytes, runs, sum;
@@ -206,16 +208,24 @@ struct kvfi_core_counters {
 		unexpected_messages, parked, parked_full;
 };
 
+/* What the tables hold now. id_extents: free pieces of the room for block ids; 1 when none is taken. */
+struct kvfi_core_usage {
+	uint32_t sessions, links, deliveries, arrivals, timers, ready, hashed, id_extents;
+	uint64_t block_ids;
+};
+
 struct kvfi_core;
 KVF_MUST_CHECK enum kvf_status kvfi_core_open(
 	const struct kvfi_core_config *config, const struct kvfi_sink *sink, struct kvfi_core **core_out);
 void kvfi_core_close(struct kvfi_core *core);
 void kvfi_core_step(struct kvfi_core *core, const struct kvfi_input *input, uint64_t now_ns);
-/* When it wants a TICK at the latest; KVFI_NEVER if nothing waits for time. */
 /* No link names that peer slot any more: the slot may be used for another peer. */
 bool kvfi_core_peer_free(const struct kvfi_core *core, uint32_t peer);
+/* When it wants a TICK at the latest; KVFI_NEVER if nothing waits for time. */
 uint64_t kvfi_core_next_ns(const struct kvfi_core *core);
 const struct kvfi_core_counters *kvfi_core_counters(const struct kvfi_core *core);
+/* Linear in the tables. */
+void kvfi_core_usage(const struct kvfi_core *core, struct kvfi_core_usage *usage_out);
 /* Hash of what a slice names, for comparing a data stream's header with its RESULT. */
 uint64_t kvfi_ranges_hash(
 	uint32_t layer_start, uint32_t layer_end, const struct kvfi_range *ranges, uint32_t n_ranges);

@@ -40,10 +40,19 @@ static struct kvf_parallel draw_parallel(struct rig *rig, uint32_t max_ranks)
 	return parallel;
 }
 
-struct plan_of_request {
-	uint64_t id, prompt_len;
-	uint32_t src_dp, dst_dp, chunks;
-	bool unknown, aux, mismatch, no_tx;
+/* What a seed may do beside losing, repeating and delaying messages. */
+struct trial {
+	bool hard;    /* peers go away and come back, sides disagree, requests without a tx */
+	bool mixed;   /* windowed and state groups, layer-wise slices, sums, lists with holes */
+	bool small;   /* more work than the tables hold at once */
+	bool retry;   /* sessions are closed and opened again as the next attempt */
+	bool restart; /* processes die and come back */
+};
+
+struct request {
+	struct rig_ask ask;
+	uint32_t src_dp, dst_dp;
+	bool mismatch, no_tx;
 };
 
 static uint32_t dp_of(const struct rig *rig, uint32_t node)
@@ -53,36 +62,54 @@ static uint32_t dp_of(const struct rig *rig, uint32_t node)
 	return kvfi_rank_dp(rig->instances[decode], decode ? node - rig->n_prefill : node);
 }
 
-static void open_side(struct rig *rig, const struct plan_of_request *request, uint32_t slot, bool decode)
+static bool takes_part(const struct rig *rig, const struct request *request, uint32_t node)
 {
-	for (uint32_t n = decode ? rig->n_prefill : 0; n < (decode ? rig->n_nodes : rig->n_prefill); n++) {
-		if (dp_of(rig, n) != (decode ? request->dst_dp : request->src_dp))
-			continue;
-		if (decode) {
-			rig_rx_open(rig, n, slot, request->id, request->prompt_len,
-				request->unknown ? KVF_DP_UNKNOWN : request->src_dp, request->aux);
-		} else if (!request->no_tx) {
-			rig_tx_open(
-				rig, n, slot, request->id, request->prompt_len + (request->mismatch ? 4 : 0));
-			rig_tx_send(rig, n, slot, request->chunks, request->aux);
-		}
+	return dp_of(rig, node) == (node >= rig->n_prefill ? request->dst_dp : request->src_dp);
+}
+
+static void open_one(struct rig *rig, const struct request *request, uint32_t node, uint32_t slot)
+{
+	struct rig_ask ask = request->ask;
+
+	if (!takes_part(rig, request, node))
+		return;
+	if (node >= rig->n_prefill) {
+		rig_rx_open(rig, node, slot, &ask);
+	} else if (!request->no_tx) {
+		ask.prompt_len -= request->mismatch;
+		rig_tx_open(rig, node, slot, &ask);
+		rig_tx_send(rig, node, slot);
 	}
 }
 
-static struct plan_of_request draw_request(struct rig *rig, uint32_t i, bool hard)
+static void open_side(struct rig *rig, const struct request *request, uint32_t slot, bool decode)
 {
-	struct plan_of_request request = {.id = 100 + i,
-		.prompt_len = 1 + rig_random(rig, 32),
-		.src_dp = (uint32_t)rig_random(rig, rig->instances[0]->dp),
-		.dst_dp = (uint32_t)rig_random(rig, rig->instances[1]->dp),
-		.chunks = 1 + (uint32_t)rig_random(rig, 4),
-		.unknown = rig_random(rig, 4) == 0,
-		.aux = rig_random(rig, 2) == 0,
-		.mismatch = hard && rig_random(rig, 12) == 0,
-		.no_tx = hard && rig_random(rig, 12) == 0};
+	for (uint32_t n = decode ? rig->n_prefill : 0; n < (decode ? rig->n_nodes : rig->n_prefill); n++)
+		open_one(rig, request, n, slot);
+}
 
-	if (request.chunks > request.prompt_len)
-		request.chunks = 1;
+static struct request draw_request(struct rig *rig, uint32_t i, const struct trial *trial)
+{
+	struct request request = {.src_dp = (uint32_t)rig_random(rig, rig->instances[0]->dp),
+		.dst_dp = (uint32_t)rig_random(rig, rig->instances[1]->dp),
+		.mismatch = trial->hard && rig_random(rig, 12) == 0,
+		.no_tx = trial->hard && rig_random(rig, 12) == 0};
+
+	request.ask = (struct rig_ask){.request_id = 100 + i,
+		.prompt_len = 2 + rig_random(rig, 31),
+		.dp_index = rig_random(rig, 4) == 0 ? KVF_DP_UNKNOWN : request.src_dp,
+		.chunks = 1 + (uint32_t)rig_random(rig, 4),
+		.aux = rig_random(rig, 2) == 0};
+	if (request.ask.chunks > request.ask.prompt_len)
+		request.ask.chunks = 1;
+	if (trial->mixed) {
+		uint32_t blocks = (uint32_t)(request.ask.prompt_len + RIG_TPB - 1) / RIG_TPB;
+
+		request.ask.layer_wise = rig_random(rig, 2) == 0;
+		request.ask.skip = (uint32_t)rig_random(rig, 3) == 0 ? (uint32_t)rig_random(rig, blocks) : 0;
+		if (request.ask.skip == 0 && rig_random(rig, 3) == 0)
+			request.ask.hole = 1 + (uint32_t)rig_random(rig, blocks);
+	}
 	return request;
 }
 
@@ -104,67 +131,130 @@ static void check_all_ended(struct rig *rig, bool must_complete)
 	}
 }
 
-static void close_all(struct rig *rig)
+static void disconnect_some(struct rig *rig)
 {
-	for (uint32_t n = 0; n < rig->n_nodes; n++)
-		for (uint32_t s = 0; s < RIG_MAX_SESSIONS; s++)
-			if (rig->nodes[n].sessions[s].open)
-				rig_close_session(rig, n, s);
+	uint32_t p = (uint32_t)rig_random(rig, rig->n_prefill);
+	uint32_t d = rig->n_prefill + (uint32_t)rig_random(rig, rig->n_nodes - rig->n_prefill);
+
+	rig_disconnect(rig, p, d, KVF_PEER_LOST);
+	rig_run_for(rig, rig_random(rig, 100000));
+	rig_connect(rig, p, d);
 }
 
-/* hard: peers go away and come back, sides disagree, requests without a tx. */
-static void run_seed(uint64_t seed, bool hard)
+static void restart_some(struct rig *rig)
+{
+	uint32_t node = (uint32_t)rig_random(rig, rig->n_nodes);
+
+	rig_restart(rig, node);
+	rig_run_for(rig, rig_random(rig, 100000));
+	for (uint32_t p = 0; p < rig->n_prefill; p++)
+		for (uint32_t d = rig->n_prefill; d < rig->n_nodes; d++)
+			if (p == node || d == node)
+				rig_connect(rig, p, d);
+}
+
+/* Whoever has its memory back closes; when nobody holds the attempt any more, the next one begins. */
+static void retry_some(struct rig *rig, struct request *requests, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		bool any = false, busy = false;
+
+		for (uint32_t node = 0; node < rig->n_nodes; node++) {
+			struct rig_session *session = &rig->nodes[node].sessions[i];
+
+			if (session->released && !session->closed)
+				rig_close_session(rig, node, i);
+			any = any || session->open;
+			busy = busy || (session->open && !session->closed);
+		}
+		if (!any || busy || requests[i].ask.attempt >= 2)
+			continue;
+		requests[i].ask.attempt++;
+		requests[i].mismatch = requests[i].no_tx = false;
+		open_side(rig, &requests[i], i, rig_random(rig, 2) == 0);
+		rig_run_for(rig, rig_random(rig, 50000));
+		for (uint32_t node = 0; node < rig->n_nodes; node++)
+			if (rig->nodes[node].sessions[i].closed)
+				open_one(rig, &requests[i], node, i);
+	}
+}
+
+static void open_requests(struct rig *rig, const struct trial *trial, struct request *requests, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		bool receive_first = rig_random(rig, 2) == 0;
+
+		requests[i] = draw_request(rig, i, trial);
+		open_side(rig, &requests[i], i, receive_first);
+		rig_run_for(rig, rig_random(rig, trial->small ? 5000 : 300000));
+		open_side(rig, &requests[i], i, !receive_first);
+		rig_run_for(rig, rig_random(rig, trial->small ? 5000 : 300000));
+		if (trial->hard && rig_random(rig, 4) == 0)
+			disconnect_some(rig);
+		if (trial->restart && rig_random(rig, 4) == 0)
+			restart_some(rig);
+		if (trial->retry && rig_random(rig, 2) == 0)
+			retry_some(rig, requests, i + 1);
+	}
+}
+
+static struct rig_setup draw_setup(struct rig *rig, const struct trial *trial)
+{
+	struct rig_setup setup = {.seed = rig->random,
+		.prefill = draw_parallel(rig, 4),
+		.decode = draw_parallel(rig, 4),
+		.mixed = trial->mixed,
+		.config = rig_config()};
+
+	setup.faults = (struct rig_faults){.lose = (uint32_t)rig_random(rig, 3) * 100,
+		.repeat = (uint32_t)rig_random(rig, 3) * 100,
+		.delay_ns = rig_random(rig, 2) * 200000,
+		.receiver_applied = rig_random(rig, 2) == 0};
+	if (trial->mixed && rig_random(rig, 2) == 0)
+		setup.config.verify = KVF_VERIFY_SUM;
+	if (trial->small)
+		setup.config.max_deliveries = 3 + (uint32_t)rig_random(rig, 6);
+	return setup;
+}
+
+static void run_seed(uint64_t seed, const struct trial *trial)
 {
 	struct rig rig = {.random = seed};
-	struct kvf_parallel prefill = draw_parallel(&rig, 4), decode = draw_parallel(&rig, 4);
-	struct rig_faults faults = {.lose = (uint32_t)rig_random(&rig, 3) * 100,
-		.repeat = (uint32_t)rig_random(&rig, 3) * 100,
-		.delay_ns = rig_random(&rig, 2) * 200000,
-		.receiver_applied = rig_random(&rig, 2) == 0};
-	const uint32_t n = 6;
+	struct rig_setup setup = draw_setup(&rig, trial);
+	bool must_complete = !trial->hard && !trial->restart;
+	struct request requests[24];
+	uint32_t n = trial->small ? 24 : 6;
 
-	rig_open(&rig, seed, &prefill, &decode, &faults);
+	rig_open(&rig, &setup);
+	if (trial->small)
+		rig.max_posts = 2;
 	rig_connect_all(&rig);
-	for (uint32_t i = 0; i < n; i++) {
-		struct plan_of_request request = draw_request(&rig, i, hard);
-		bool receive_first = rig_random(&rig, 2) == 0;
-
-		open_side(&rig, &request, i, receive_first);
-		rig_run(&rig, rig.now_ns + rig_random(&rig, 300000));
-		open_side(&rig, &request, i, !receive_first);
-		rig_run(&rig, rig.now_ns + rig_random(&rig, 300000));
-		if (hard && rig_random(&rig, 4) == 0) {
-			uint32_t p = (uint32_t)rig_random(&rig, rig.n_prefill);
-			uint32_t d = rig.n_prefill + (uint32_t)rig_random(&rig, rig.n_nodes - rig.n_prefill);
-
-			rig_disconnect(&rig, p, d, KVF_PEER_LOST);
-			rig_run(&rig, rig.now_ns + rig_random(&rig, 100000));
-			rig_connect(&rig, p, d);
-		}
-	}
+	open_requests(&rig, trial, requests, n);
 	rig.faults.lose = rig.faults.repeat = 0; /* the faults stop; what is in flight must resolve */
-	rig_run(&rig, rig.now_ns + 60 * KVFI_NS_PER_S);
-	if (hard) { /* a tx that nobody asks for any more, an rx whose tx never comes: ended by their owner */
-		for (uint32_t i = 0; i < rig.n_nodes; i++) {
-			struct kvfi_input end = {.kind = KVFI_IN_END_ALL, .u.end_status = KVF_CANCELLED};
-
-			rig_step(&rig, &rig.nodes[i], &end);
-		}
-		rig_run(&rig, rig.now_ns + 60 * KVFI_NS_PER_S);
+	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
+	if (trial->retry) {
+		retry_some(&rig, requests, n);
+		rig_run_for(&rig, 60 * KVFI_NS_PER_S);
 	}
-	check_all_ended(&rig, !hard);
+	/* A tx that nobody asks for any more, an rx whose tx never comes: ended by their owner. */
+	for (uint32_t i = 0; !must_complete && i < rig.n_nodes; i++)
+		rig_end_all(&rig, i);
+	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
+	check_all_ended(&rig, must_complete);
 	rig_check_canaries(&rig);
-	close_all(&rig);
+	rig_close_all_released(&rig);
+	for (uint32_t i = 0; i < rig.n_nodes; i++)
+		rig_check_empty(&rig, i);
 	rig_close(&rig);
 }
 
-static void run_seeds(uint64_t first, uint64_t count, bool hard)
+static void run_seeds(uint64_t first, uint64_t count, const struct trial *trial)
 {
 	for (uint64_t seed = first; seed < first + count; seed++) {
 		if (only_seed != 0 && seed != only_seed)
 			continue;
 		running_seed = seed;
-		run_seed(seed, hard);
+		run_seed(seed, trial);
 	}
 	running_seed = 0;
 }
@@ -173,14 +263,43 @@ static void run_seeds(uint64_t first, uint64_t count, bool hard)
 static void t_p07_lossy_networks_complete_every_session(void **state)
 {
 	(void)state;
-	run_seeds(1, 1500, false);
+	run_seeds(1, 800, &(struct trial){0});
 }
 
 /* Pitfall 4, 29, 30, 39: peers go away at any moment; every session ends, and no byte lands after RELEASED. */
 static void t_p04_lost_peers_and_disagreement_end_every_session(void **state)
 {
 	(void)state;
-	run_seeds(100001, 1500, true);
+	run_seeds(100001, 1000, &(struct trial){.hard = true});
+}
+
+static void windows_states_layers_holes_and_sums_complete(void **state)
+{
+	(void)state;
+	run_seeds(200001, 600, &(struct trial){.mixed = true});
+}
+
+/* Pitfall 18, 31, 37: far more sessions than deliveries and posts: everybody gets a turn. */
+static void t_p37_tables_that_are_too_small_delay_and_fail_nothing(void **state)
+{
+	(void)state;
+	run_seeds(300001, 200, &(struct trial){.small = true});
+}
+
+/* Pitfall 43, 50: the same ids again as the next attempt, in the same slots and blocks. */
+static void t_p50_retries_under_the_same_id_complete(void **state)
+{
+	(void)state;
+	run_seeds(400001, 400, &(struct trial){.retry = true});
+	run_seeds(500001, 600, &(struct trial){.retry = true, .hard = true});
+}
+
+/* Pitfall 40: a process dies and another takes its place, while nobody else restarts. */
+static void t_p40_restarts_end_the_old_sessions_and_serve_new_ones(void **state)
+{
+	(void)state;
+	run_seeds(600001, 500, &(struct trial){.retry = true, .restart = true});
+	run_seeds(700001, 300, &(struct trial){.retry = true, .restart = true, .hard = true, .mixed = true});
 }
 
 int main(int argc, char **argv)
@@ -188,6 +307,10 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(t_p07_lossy_networks_complete_every_session, tell_seed),
 		cmocka_unit_test_teardown(t_p04_lost_peers_and_disagreement_end_every_session, tell_seed),
+		cmocka_unit_test_teardown(windows_states_layers_holes_and_sums_complete, tell_seed),
+		cmocka_unit_test_teardown(t_p37_tables_that_are_too_small_delay_and_fail_nothing, tell_seed),
+		cmocka_unit_test_teardown(t_p50_retries_under_the_same_id_complete, tell_seed),
+		cmocka_unit_test_teardown(t_p40_restarts_end_the_old_sessions_and_serve_new_ones, tell_seed),
 	};
 
 	if (argc > 1)
