@@ -107,7 +107,7 @@ struct item_done {
 	enum kvfi_done_kind kind;
 	enum kvf_status status;
 	uint32_t transport, peer, slice;
-	uint64_t id, bytes, runs, sum, first_ns, last_ns, ranges_hash;
+	uint64_t id, epoch, bytes, runs, sum, first_ns, last_ns, ranges_hash;
 	char reason[128];
 };
 

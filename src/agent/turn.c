@@ -78,6 +78,7 @@ void kvfi_transport_notify(void *self, const struct kvfi_done *done)
 	to->transport = transport->index;
 	to->peer = done->peer;
 	to->id = done->id;
+	to->epoch = done->epoch;
 	to->slice = done->slice;
 	to->bytes = done->bytes;
 	to->runs = done->runs;
@@ -173,6 +174,7 @@ static void run_done(kvf_agent *agent, const struct item_done *done)
 {
 	struct kvfi_input input = {.kind = done->kind == KVFI_DONE_TX ? KVFI_IN_TX_DONE : KVFI_IN_RX_DONE,
 		.u.done = {.id = (uint32_t)done->id,
+			.epoch = done->epoch,
 			.status = done->status,
 			.slice = done->slice,
 			.bytes = done->bytes,

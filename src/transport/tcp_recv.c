@@ -60,6 +60,7 @@ static void describe(
 	recv->done = (struct kvfi_done){.kind = KVFI_DONE_RX,
 		.peer = grant->peer,
 		.id = grant->id,
+		.epoch = grant->epoch,
 		.slice = recv->slice,
 		.layer_start = slice->layer_start,
 		.layer_end = slice->layer_end,

@@ -52,6 +52,7 @@ struct kvfi_done {
 	enum kvf_status status;
 	uint32_t peer;  /* the agent's slot of the peer */
 	uint64_t id;    /* TX: post->id. RX: grant->id */
+	uint64_t epoch; /* RX: grant->epoch; a grant id is used again, an epoch never */
 	uint32_t slice; /* RX: the peer's slice id */
 	uint64_t bytes, runs;
 	uint64_t sum;                              /* when asked for */
