@@ -64,24 +64,25 @@ void rx_good_ends(const struct kvfi_core *core, const struct session *session, u
 
 /* ---- coverage ---- */
 
-/* One range of a slice joins what came before: a new token tile above all earlier ones, or the next layers of the same tile. */
-static bool cover_add(
-	struct cover *cover, const struct kvfi_bound *bound, uint32_t index, uint32_t layers_end)
-{
-	const struct kvfi_bound_range *range = &bound->ranges[index];
-	bool same = cover->any && range->range.token_first == cover->tile_start &&
-	            range->range.token_end == cover->tile_end;
-	uint32_t layer_start = bound->layer_start, layer_end = bound->layer_end;
+struct tile {
+	uint64_t start, end, bytes;
+};
 
-	if (same ? layer_start < cover->layer_end : cover->any && range->range.token_first < cover->tile_end)
+/* What a slice brings of one group joins what came before: a tile of tokens above all earlier ones, or the next layers of the same tile.
+ * Inside a tile there may be holes, where one side has no page; they are the same in all its layers. */
+static bool cover_add(struct cover *cover, const struct kvfi_bound *bound, const struct tile *tile)
+{
+	bool same = cover->any && tile->start >= cover->tile_start && tile->end <= cover->tile_end;
+
+	if (same ? bound->layer_start < cover->layer_end : cover->any && tile->start < cover->tile_end)
 		return false;
+	if (!same) {
+		cover->tile_start = tile->start;
+		cover->tile_end = tile->end;
+	}
 	cover->any = true;
-	cover->tile_start = range->range.token_first;
-	cover->tile_end = range->range.token_end;
-	cover->layer_end = layer_end;
-	cover->got_bytes += range->bytes;
-	if (layer_end >= layers_end)
-		cover->good_end = range->range.token_end;
+	cover->layer_end = bound->layer_end;
+	cover->got_bytes += tile->bytes;
 	return true;
 }
 
@@ -95,12 +96,24 @@ static uint32_t layers_end_of(const kvf_plan *plan, uint32_t group)
 
 static bool cover_all(struct link *link, const kvf_plan *plan, const struct kvfi_bound *bound)
 {
-	for (uint32_t i = 0; i < bound->n_ranges; i++) {
+	for (uint32_t i = 0, next; i < bound->n_ranges; i = next) {
 		uint32_t group = bound->ranges[i].range.group;
+		struct cover *cover = &link->cover[group];
+		struct tile tile = {.start = bound->ranges[i].range.token_first};
 
-		if (bound->ranges[i].bytes > 0 &&
-			!cover_add(&link->cover[group], bound, i, layers_end_of(plan, group)))
+		for (next = i; next < bound->n_ranges && bound->ranges[next].range.group == group; next++) {
+			tile.end = bound->ranges[next].range.token_end;
+			tile.bytes += bound->ranges[next].bytes;
+		}
+		if (tile.bytes == 0)
+			continue;
+		if (!cover_add(cover, bound, &tile))
 			return false;
+		if (cover->layer_end < layers_end_of(plan, group))
+			continue;
+		cover->end = cover->tile_end;
+		if (link->dropped_tokens == 0)
+			cover->good_end = cover->end;
 	}
 	return true;
 }
@@ -126,7 +139,7 @@ static bool complete(
 		uint64_t got = link->cover[g].got_bytes;
 		bool window = core->self.layout->groups[g].kind == KVF_WINDOW;
 
-		if (got == want[g] || (window && link->cover[g].good_end >= want_end[g]) ||
+		if (got == want[g] || (window && link->cover[g].end >= want_end[g]) ||
 			(link->dropped_tokens > 0 && got < want[g]))
 			continue;
 		(void)snprintf(why, why_bytes, "group %u: %llu bytes came, the plan has %llu", g,
@@ -178,11 +191,11 @@ static void accept_kv(struct kvfi_core *core, struct link *link)
 	uint32_t slice = result->slice;
 	char why[128];
 
+	link->dropped_tokens += result->dropped_tokens;
 	if (!cover_all(link, core->peers[link->peer].info.plans[session->replica], &arrival->bound)) {
 		reject(core, link, KVF_COVERAGE, "it repeats or overlaps an earlier slice");
 		return;
 	}
-	link->dropped_tokens += result->dropped_tokens;
 	if (last && !complete(core, link, &arrival->bound, why, sizeof(why))) {
 		reject(core, link, KVF_COVERAGE, why);
 		return;
@@ -285,6 +298,12 @@ static void on_kv(struct kvfi_core *core, struct link *link, const struct kvfi_m
 		ack_link(core, link, KVFI_RESULT_KV, result->slice, KVF_OK);
 		session_fail(
 			core, session, result->status, "prefill rank %u: %s", link->rank, result->reason);
+		return;
+	}
+	if (link->arrived) {
+		ack_link(core, link, KVFI_RESULT_KV, result->slice, KVF_COVERAGE);
+		session_fail(core, session, KVF_COVERAGE,
+			"slice %u from prefill rank %u comes after the last one", result->slice, link->rank);
 		return;
 	}
 	if (result->slice > link->next_result || link->arrival != KVFI_NONE ||
@@ -399,12 +418,12 @@ void on_result(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 		return;
 	}
 	rx_answered(core, link);
-	if (result->kind == KVFI_RESULT_AUX) {
-		on_aux(core, link, msg);
-		return;
-	}
 	if (result->status == KVF_OK && !link->granted) {
 		core->counters.unexpected_messages++; /* data without permission: it is not there */
+		return;
+	}
+	if (result->kind == KVFI_RESULT_AUX) {
+		on_aux(core, link, msg);
 		return;
 	}
 	if (result->bytes > 0)
@@ -418,7 +437,7 @@ void rx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 	struct session *session = link->kind == LINK_RX ? link_session(core, link) : NULL;
 	struct applied *applied = &link->applied[done->slice % KVFI_WINDOW];
 
-	if (session == NULL || session->outcome_told || !link->granted)
+	if (session == NULL || session->outcome_told || !link->granted || link->epoch != done->epoch)
 		return;
 	first_byte(core, session, done->first_ns);
 	if (done->slice < link->next_result || done->slice - link->next_result >= KVFI_WINDOW ||

@@ -93,6 +93,8 @@ enum kvf_status kvfi_core_open(
 		status = memory_init(&core->ended_ask, config->max_links);
 	if (status == KVF_OK)
 		status = memory_init(&core->ended_rx, config->max_sessions * ENDED_RX_PER_SESSION);
+	if (status == KVF_OK)
+		status = memory_init(&core->given_up, config->max_sessions);
 	if (status != KVF_OK) {
 		kvfi_core_close(core);
 		return status;
@@ -106,6 +108,7 @@ void kvfi_core_close(struct kvfi_core *core)
 {
 	if (core == NULL)
 		return;
+	memory_fini(&core->given_up);
 	memory_fini(&core->ended_rx);
 	memory_fini(&core->ended_ask);
 	memory_fini(&core->ended_tx);
@@ -410,8 +413,21 @@ void ids_give(struct kvfi_core *core, uint32_t start, uint32_t n)
 
 /* ---- dispatch ---- */
 
+/* Each role takes what the other one sends; so a core has links of one kind, and no message finds one of the other. */
+static bool is_for_us(const struct kvfi_core *core, enum kvfi_msg_type type)
+{
+	bool to_prefill = type == KVFI_MSG_REQUEST || type == KVFI_MSG_GO || type == KVFI_MSG_ACK ||
+	                  type == KVFI_MSG_CANCEL;
+
+	return core->self.instance != NULL && to_prefill == (core->self.instance->role == KVF_PREFILL);
+}
+
 static void on_message(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
+	if (!is_for_us(core, msg->header.type)) {
+		core->counters.unexpected_messages++;
+		return;
+	}
 	switch (msg->header.type) {
 	case KVFI_MSG_REQUEST:
 		on_request(core, peer, msg);
@@ -551,35 +567,4 @@ uint64_t kvfi_core_next_ns(const struct kvfi_core *core)
 const struct kvfi_core_counters *kvfi_core_counters(const struct kvfi_core *core)
 {
 	return &core->counters;
-}
-
-static uint32_t list_length(const struct kvfi_list *list)
-{
-	uint32_t n = 0;
-
-	for (const struct kvfi_list *at = list->next; at != list; at = at->next)
-		n++;
-	return n;
-}
-
-void kvfi_core_usage(const struct kvfi_core *core, struct kvfi_core_usage *usage_out)
-{
-	const struct kvfi_core_config *config = &core->config;
-	struct kvfi_core_usage usage = {.sessions = list_length(&core->live),
-		.links = config->max_links - list_length(&core->free_links),
-		.deliveries = config->max_deliveries - list_length(&core->free_deliveries),
-		.arrivals = core->n_arrivals,
-		.timers = core->timers.n,
-		.ready = list_length(&core->ready),
-		.id_extents = core->arena.n_free,
-		.block_ids = config->max_block_ids};
-
-	for (uint32_t at = core->free_arrival; at != KVFI_NONE; at = core->arrivals[at].next_free)
-		usage.arrivals--;
-	for (uint32_t i = 0; i < core->arena.n_free; i++)
-		usage.block_ids -= core->arena.free[i].len;
-	for (uint32_t i = 0; i <= core->hash_mask; i++)
-		usage.hashed +=
-			(core->tx_heads[i] != NO_HASH ? 1u : 0u) + (core->link_heads[i] != NO_HASH ? 1u : 0u);
-	*usage_out = usage;
 }

@@ -79,6 +79,9 @@ void session_fail(
 
 	if (session->outcome_told)
 		return;
+	if (status ==
+		KVF_OK) /* a peer's word, and it makes no sense: a failure that says "ok" would be one to nobody */
+		status = KVF_PROTOCOL;
 	va_start(args, format);
 	(void)vsnprintf(session->error, sizeof(session->error), format, args);
 	va_end(args);

@@ -94,6 +94,9 @@ void memory_put(struct kvfi_core *core, struct memory *memory, const struct reme
 	if (place != NULL) {
 		place->status = record->status;
 		place->expires_ns = record->expires_ns;
+		place->epoch = record->epoch;
+		place->life = record->life;
+		place->peer = record->peer;
 		return;
 	}
 	place = &memory->ring[memory->at];

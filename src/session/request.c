@@ -12,6 +12,16 @@
 #include "base/assert.h"
 #include "base/clock.h"
 
+struct link *request_find(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
+{
+	struct link *link = link_first(core, header->request_id, header->attempt);
+
+	while (link != NULL && (link->peer != peer || link->peer_gone || link->epoch != header->epoch))
+		link = link_next(core, link);
+	return link;
+}
+
+/* The newest one, of whatever epoch. */
 static struct link *find_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
 {
 	struct link *link = link_first(core, header->request_id, header->attempt);
@@ -56,6 +66,57 @@ static void refuse(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_
 	answer(core, peer, header, &msg);
 }
 
+/* ---- receivers that give up before they are served ----
+ *
+ * Their REQUEST will not come, or not any more. So the tx, when it is open or opened later, fails for all; else it would wait for ever. */
+
+static void give_up(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header,
+	enum kvf_status status, const char *reason)
+{
+	const struct peer *peer = &core->peers[slot];
+	const struct link *newer = find_request(core, slot, header);
+	struct session *session = tx_find(core, header->request_id, header->attempt);
+	struct remembered record = {.key_a = header->request_id,
+		.key_b = header->attempt,
+		.epoch = header->epoch,
+		.life = peer->life,
+		.peer = slot,
+		.status = status,
+		.expires_ns = core->now_ns + KVFI_GIVEN_UP_NS};
+
+	if (newer != NULL && newer->epoch > header->epoch)
+		return;
+	if (session == NULL)
+		memory_put(core, &core->given_up, &record);
+	else if (!session->bound || session->decode_instance == peer->instance_id)
+		session_fail(core, session, status, "decode rank %u: %s", peer->rank, reason);
+}
+
+static void asked_again(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header)
+{
+	const struct remembered *record = memory_find(&core->given_up, header->request_id, header->attempt);
+
+	if (record != NULL && record->peer == slot && record->epoch < header->epoch)
+		memory_forget(&core->given_up, header->request_id, header->attempt);
+}
+
+enum kvf_status request_given_up(
+	struct kvfi_core *core, uint64_t request_id, uint32_t attempt, uint32_t *rank_out)
+{
+	const struct remembered *record = memory_find(&core->given_up, request_id, attempt);
+	enum kvf_status status = KVF_OK;
+
+	if (record != NULL && record->expires_ns > core->now_ns &&
+		core->peers[record->peer].life == record->life) {
+		status = record->status;
+		*rank_out = core->peers[record->peer].rank;
+	}
+	memory_forget(&core->given_up, request_id, attempt);
+	return status;
+}
+
+/* ---- refusals ---- */
+
 /* True: the REQUEST is over before it begins, and that was said. */
 static bool refused_by_time(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header)
 {
@@ -92,6 +153,8 @@ static bool refused_by_content(struct kvfi_core *core, uint32_t slot, const stru
 			"digest: prefill has %016llx, decode has %016llx",
 			(unsigned long long)peer->info.digests[request->replica],
 			(unsigned long long)request->digest);
+		give_up(core, slot, &msg->header, KVF_DIGEST_MISMATCH,
+			"its digest of the plan is another one");
 		return true;
 	}
 	for (uint32_t i = 0; i < peer->info.by_dp[request->dp_rank].n; i++)
@@ -209,6 +272,7 @@ void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *ms
 		refuse(core, peer, header, KVF_BUSY, "no room for the request");
 		return;
 	}
+	asked_again(core, peer, header);
 	session = tx_find(core, header->request_id, header->attempt);
 	request_ok(core, peer, header, session != NULL);
 	if (session != NULL)
@@ -231,9 +295,9 @@ void send_claim(struct kvfi_core *core, struct link *link)
 
 void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
-	struct link *link = find_request(core, peer, &msg->header);
+	struct link *link = request_find(core, peer, &msg->header);
 
-	if (link == NULL || link->epoch != msg->header.epoch || msg->u.go.dp_index != core->own_dp) {
+	if (link == NULL || msg->u.go.dp_index != core->own_dp) {
 		core->counters.stale_epochs++;
 		return;
 	}
@@ -271,22 +335,29 @@ void link_cancelled(struct kvfi_core *core, struct link *link)
 
 void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
-	struct link *link = find_request(core, peer, &msg->header);
+	struct link *link = request_find(core, peer, &msg->header);
 	struct session *session;
+	bool parked;
 
-	if (link == NULL || link->epoch != msg->header.epoch) {
+	if (link == NULL) {
 		/* Nothing of it is here, and nothing of it will be served: remembered, so that a REQUEST that comes late is not. */
 		struct remembered record = {.key_a = core->peers[peer].life,
 			.key_b = msg->header.epoch,
 			.peer = peer,
 			.status = KVF_STALE_EPOCH};
 
+		bool news = memory_find(&core->ended_ask, record.key_a, record.key_b) == NULL &&
+		            record.key_b > core->peers[peer].floor;
+
 		memory_put(core, &core->ended_ask, &record);
 		send_quiet(core, peer, &msg->header);
+		if (news)
+			give_up(core, peer, &msg->header, KVF_CANCELLED, msg->u.cancel.reason);
 		return;
 	}
 	if (link->cancelled)
 		return; /* QUIET comes when the posts are out */
+	parked = link->session == KVFI_NONE && link->failing == KVF_OK;
 	link->cancelled = true;
 	link->claiming = false;
 	wake_never(core, &link->wake);
@@ -301,6 +372,8 @@ void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 		link_cancelled(core, link);
 	if (session != NULL)
 		session_try_release(core, session);
+	else if (parked)
+		give_up(core, peer, &msg->header, KVF_CANCELLED, msg->u.cancel.reason);
 }
 
 void request_wake(struct kvfi_core *core, struct link *link)
@@ -312,7 +385,7 @@ void request_wake(struct kvfi_core *core, struct link *link)
 			tx_fail_push(core, link, kvf_status_text(link->failing));
 	} else if (link->session == KVFI_NONE) {
 		link->expired = true;
-		tx_link_over(core, link);
+		tx_link_fail(core, link, KVF_BUSY, "the request waited for its tx as long as it may");
 	} else {
 		tx_want_post(core, link);
 		aux_push(core, link);

