@@ -48,8 +48,9 @@ test:
 bench:
 	$(call bootstrap,build)
 	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
-	$(NINJA) bench/kvferry-bench
-	$(BUILD)/bench/kvferry-bench $(BENCH_ARGS)
+	$(NINJA) bench/kvferry-bench bench/kvferry-bench-walk
+	@$(BUILD)/bench/kvferry-bench-walk
+	@$(BUILD)/bench/kvferry-bench $(BENCH_ARGS)
 
 install:
 	$(call bootstrap,build)
