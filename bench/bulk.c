@@ -25,7 +25,7 @@ static double roof_seconds(struct pair *pair, bool stream)
 
 	pair_order(pair, &order);
 	if (stream)
-		end_ns = roof_stream_receive(pair->stream[0], pair->stream_memory, bytes);
+		end_ns = roof_stream_receive(pair->stream[0], pair->rank.pool, bytes);
 	answer = pair_answer(pair);
 	if (!stream)
 		end_ns = answer.end_ns;

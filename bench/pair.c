@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -47,16 +46,6 @@ static void wait_for_peer(struct pair *pair)
 		give_up("event %d came before the peer", (int)event.type);
 }
 
-static void *memory_for_stream(uint64_t bytes)
-{
-	void *memory =
-		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	if (memory == MAP_FAILED)
-		give_up("mmap: %s", strerror(errno));
-	return memory;
-}
-
 void pair_open(struct pair *pair, const struct pair_spec *spec)
 {
 	memset(pair, 0, sizeof(*pair));
@@ -75,8 +64,6 @@ void pair_open(struct pair *pair, const struct pair_spec *spec)
 	(void)pair_answer(pair); /* it listens */
 	rank_open(&pair->rank, pair, KVF_DECODE);
 	wait_for_peer(pair);
-	if (spec->roof)
-		pair->stream_memory = memory_for_stream(shape_bytes(&spec->shape));
 }
 
 void pair_close(struct pair *pair)
@@ -96,8 +83,6 @@ void pair_close(struct pair *pair)
 		if (pair->stream[i] >= 0)
 			(void)close(pair->stream[i]);
 	}
-	if (pair->stream_memory != NULL)
-		(void)munmap(pair->stream_memory, shape_bytes(&pair->spec.shape));
 	(void)snprintf(command, sizeof(command), "rm -rf '%s'", pair->directory);
 	(void)!system(command);
 }

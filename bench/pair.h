@@ -62,8 +62,7 @@ struct pair {
 	pthread_t thread;
 	int orders[2], echo[2]; /* driver's end, sender's end */
 	int stream[2];
-	struct rank rank;             /* the driver's, decode */
-	unsigned char *stream_memory; /* of the roof */
+	struct rank rank; /* the driver's, decode */
 	uint64_t next_request;
 };
 

@@ -26,10 +26,10 @@ void roof_open(struct roof *roof, const struct pair_spec *spec)
 	fd = memfd_create("kvferry-bench roof", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)roof->mapped_bytes) != 0)
 		give_up("memfd: %s", strerror(errno));
-	roof->mapped =
-		mmap(NULL, roof->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	roof->mapped = mmap(NULL, roof->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (roof->mapped == MAP_FAILED)
 		give_up("mmap: %s", strerror(errno));
+	(void)madvise(roof->mapped, roof->mapped_bytes, MADV_HUGEPAGE); /* as kvf_alloc asks for them */
 	(void)close(fd);
 	memset(roof->mapped, 0, roof->mapped_bytes);
 }
