@@ -246,9 +246,11 @@ KVF_MUST_CHECK enum kvf_status kvfi_options_take(kvf_agent *agent, const struct 
 void kvfi_options_drop(kvf_agent *agent);
 bool kvfi_options_wants(const kvf_agent *agent, const char *transport, uint32_t *place_out);
 
-/* turn.c: the owner */
+/* owner.c, turn.c: the owner */
 KVF_MUST_CHECK enum kvf_status kvfi_owner_open(kvf_agent *agent);
 void kvfi_owner_close(kvf_agent *agent);
+/* Without a progress thread whoever calls is the owner, and the sockets go with it. */
+void kvfi_owner_adopt(kvf_agent *agent);
 void kvfi_owner_turn(kvf_agent *agent);
 /* Sleeps until there is something to do, or until_ns. */
 void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns);
@@ -312,10 +314,27 @@ void kvfi_sum_start(kvf_agent *agent, uint32_t link, const struct kvfi_bound *bo
 /* memory.c */
 uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks);
 
-/* sessions.c */
+/* front.c */
 KVF_MUST_CHECK enum kvf_status kvfi_front_find(
 	kvf_agent *agent, kvf_session session, struct front_session **front_out);
 kvf_session kvfi_front_handle(const kvf_agent *agent, uint32_t slot);
+bool kvfi_front_is_live(kvf_agent *agent, uint64_t instance_id, uint64_t request_id, uint32_t attempt);
+/* The slot and everything a session needs of the front; nothing is visible before. NULL: max_sessions. */
+struct front_session *kvfi_front_take(
+	kvf_agent *agent, enum front_kind kind, uint64_t instance_id, uint64_t request_id, uint32_t attempt);
+void kvfi_front_give(kvf_agent *agent, struct front_session *front);
 void kvfi_front_drop_all(kvf_agent *agent);
+KVF_MUST_CHECK enum kvf_status kvfi_front_role(const kvf_agent *agent, enum kvf_role role);
+KVF_MUST_CHECK enum kvf_status kvfi_front_prompt(uint64_t prompt_len);
+/* The user's lists by group: no group twice, none unknown, in the room there is. */
+KVF_MUST_CHECK enum kvf_status kvfi_front_sort_lists(const kvf_agent *agent, uint32_t n_lists,
+	const struct kvf_blocks *lists, struct kvfi_ids *sorted, uint64_t *n_ids_out);
+KVF_MUST_CHECK enum kvf_status kvfi_front_check_lists(
+	const kvf_agent *agent, const struct kvfi_shape *shape, const struct kvfi_ids *lists);
+/* A copy of lists, behind a header; lists then point into it. NULL: no memory. */
+struct front_slice *kvfi_front_keep_lists(struct kvfi_ids *lists, uint64_t n_ids);
+void kvfi_front_add_kept(
+	kvf_agent *agent, struct front_session *front, struct front_slice *kept, uint32_t n_slices);
+KVF_MUST_CHECK enum kvf_status kvfi_front_inbox_full(void);
 
 #endif

@@ -6,13 +6,10 @@
  */
 #include "agent/agent.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
-#include <unistd.h>
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -34,7 +31,7 @@ static bool on_owner(kvf_agent *agent)
 }
 
 /* Without a progress thread whoever calls is the owner, and the sockets go with it. */
-static void adopt(kvf_agent *agent)
+void kvfi_owner_adopt(kvf_agent *agent)
 {
 	if (agent->threaded || on_owner(agent))
 		return;
@@ -109,7 +106,7 @@ bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
 	struct item item = {.kind = ITEM_INPUT, .u.input = *input};
 
 	if (!agent->threaded) {
-		adopt(agent);
+		kvfi_owner_adopt(agent);
 		kvfi_owner_item(agent, &item);
 		return true;
 	}
@@ -123,7 +120,7 @@ enum kvf_status kvfi_owner_call(
 	struct item item = {.kind = ITEM_CALL, .u.call = &call};
 
 	if (!agent->threaded) {
-		adopt(agent);
+		kvfi_owner_adopt(agent);
 		return run(agent, arguments);
 	}
 	if (!kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep))
@@ -290,7 +287,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 	struct kvfi_input tick = {.kind = KVFI_IN_TICK};
 	bool more = true;
 
-	adopt(agent);
+	kvfi_owner_adopt(agent);
 	kvfi_inbox_rearm(&agent->inbox);
 	agent->in_turn = true;
 	for (int round = 0; more && round < 16; round++) {
@@ -332,190 +329,4 @@ void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns)
 		left.tv_nsec = (long)((wake_ns - now_ns) % KVFI_NS_PER_S);
 	}
 	(void)epoll_pwait2(agent->epoll_fd, events, 8, wake_ns == KVFI_NEVER ? NULL : &left, NULL);
-}
-
-/* ---- opening and closing: owner ---- */
-
-static enum kvf_status watch_fd(kvf_agent *agent, int fd)
-{
-	struct epoll_event event = {.events = EPOLLIN};
-
-	if (fd < 0)
-		return KVF_OK;
-	if (epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0)
-		return kvfi_fail_errno(KVF_EIO, errno, "epoll_ctl");
-	return KVF_OK;
-}
-
-static uint32_t max_ways(const kvf_agent *agent)
-{
-	return agent->options.max_peers * 2;
-}
-
-static enum kvf_status open_control(kvf_agent *agent)
-{
-	const struct kvfi_control_ops *ops = &kvfi_control_inproc;
-	struct kvfi_control_env env = {.name = agent->options.name,
-		.listen = agent->options.listen,
-		.incarnation = agent->incarnation,
-		.max_ways = max_ways(agent),
-		.wake = kvfi_control_wake,
-		.self = agent};
-	enum kvf_status status;
-
-#ifdef KVFI_WITH_ZMQ
-	if (strcmp(agent->options.control, "zmq") == 0)
-		ops = &kvfi_control_zmq;
-#endif
-	status = ops->open(&env, &agent->control);
-	if (status != KVF_OK)
-		return agent->options.listen != NULL ? kvfi_fail_prefix(status, "options: listen") : status;
-	if (agent->options.listen != NULL)
-		(void)snprintf(
-			agent->listening, sizeof(agent->listening), "%s", ops->endpoint(agent->control));
-	return watch_fd(agent, ops->fd(agent->control));
-}
-
-static void submit(void *self, struct kvfi_job *job)
-{
-	kvfi_workers_submit(((struct agent_transport *)self)->agent->workers, job);
-}
-
-uint32_t kvfi_max_deliveries(const kvf_agent *agent)
-{
-	uint32_t quarter = agent->options.max_links / 4;
-
-	return quarter < 16 ? 16 : quarter > 1024 ? 1024 : quarter;
-}
-
-static enum kvf_status open_transport(kvf_agent *agent, const struct kvfi_transport_ops *ops)
-{
-	struct agent_transport *transport = &agent->transports[agent->n_transports];
-	struct kvfi_transport_env env = {.self = transport,
-		.notify = kvfi_transport_notify,
-		.submit = submit,
-		.workers = agent->options.workers,
-		.regions = &agent->regions,
-		.incarnation = agent->incarnation,
-		.max_peers = agent->options.max_peers,
-		.max_grants = agent->options.max_links,
-		.max_posts = kvfi_max_deliveries(agent),
-		.name = agent->options.name,
-		.data_listen = agent->options.data_listen,
-		.runtime_dir = agent->options.runtime_dir,
-		.listens = agent->options.listen != NULL};
-	enum kvf_status status;
-
-	transport->agent = agent;
-	transport->index = agent->n_transports;
-	transport->ops = ops;
-	status = ops->open(&env, &transport->self);
-	if (status != KVF_OK)
-		return status;
-	agent->n_transports++;
-	return watch_fd(agent, ops->fd(transport->self));
-}
-
-static enum kvf_status open_transports(kvf_agent *agent)
-{
-	const struct kvfi_transport_ops *all[] = {
-		&kvfi_transport_shm, &kvfi_transport_tcp, &kvfi_transport_loop};
-
-	for (uint32_t place = 0; place < 3; place++) {
-		for (uint32_t i = 0; i < 3; i++) {
-			uint32_t wanted;
-			enum kvf_status status;
-
-			if (!kvfi_options_wants(agent, all[i]->name, &wanted) || wanted != place)
-				continue;
-			status = open_transport(agent, all[i]);
-			if (status != KVF_OK)
-				return kvfi_fail_prefix(status, "transport %s", all[i]->name);
-		}
-	}
-	return KVF_OK;
-}
-
-static enum kvf_status open_core(kvf_agent *agent)
-{
-	struct kvfi_core_config config = {.max_peers = agent->options.max_peers,
-		.max_sessions = agent->options.max_sessions,
-		.max_links = agent->options.max_links,
-		.max_deliveries = kvfi_max_deliveries(agent),
-		.max_block_ids = agent->options.max_block_ids,
-		.verify = agent->options.verify,
-		.connect_timeout_ns = agent->options.connect_timeout_ns,
-		.transfer_timeout_ns = agent->options.transfer_timeout_ns};
-	struct kvfi_sink sink;
-
-	kvfi_sink_fill(agent, &sink);
-	return kvfi_core_open(&config, &sink, &agent->core);
-}
-
-static enum kvf_status open_tables(kvf_agent *agent)
-{
-	agent->peers = calloc(agent->options.max_peers, sizeof(struct agent_peer));
-	agent->way_peers = calloc(max_ways(agent), sizeof(uint32_t));
-	agent->watches = calloc(agent->options.max_links, sizeof(struct watch));
-	agent->frame = malloc(sizeof(struct kvfi_received) + KVFI_HOT_FRAME_MAX);
-	if (agent->peers == NULL || agent->way_peers == NULL || agent->watches == NULL ||
-		agent->frame == NULL)
-		return kvfi_fail(KVF_ENOMEM, "no memory for the tables of the agent");
-	return kvfi_sums_init(agent);
-}
-
-static enum kvf_status open_timer_fd(kvf_agent *agent)
-{
-	enum kvf_status status;
-
-	agent->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (agent->timer_fd < 0)
-		return kvfi_fail_errno(KVF_EIO, errno, "timerfd_create");
-	status = watch_fd(agent, agent->timer_fd);
-	return status == KVF_OK ? watch_fd(agent, agent->events.event_fd) : status;
-}
-
-enum kvf_status kvfi_owner_open(kvf_agent *agent)
-{
-	enum kvf_status status;
-
-	atomic_store(&agent->owner, pthread_self());
-	agent->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (agent->epoll_fd < 0)
-		return kvfi_fail_errno(KVF_EIO, errno, "epoll_create1");
-	status = watch_fd(agent, agent->inbox.event_fd);
-	if (status == KVF_OK && !agent->threaded)
-		status = open_timer_fd(agent);
-	if (status == KVF_OK)
-		status = open_tables(agent);
-	if (status == KVF_OK)
-		status = open_core(agent);
-	if (status == KVF_OK)
-		status = open_control(agent);
-	if (status == KVF_OK)
-		status = open_transports(agent);
-	agent->next_tick_ns = KVFI_NEVER;
-	return status;
-}
-
-void kvfi_owner_close(kvf_agent *agent)
-{
-	adopt(agent);
-	kvfi_inbox_shut(&agent->inbox);
-	for (uint32_t i = 0; i < agent->n_transports; i++)
-		agent->transports[i].ops->close(agent->transports[i].self);
-	if (agent->control != NULL)
-		((struct kvfi_control_base *)(void *)agent->control)->ops->close(agent->control);
-	kvfi_workers_close(agent->workers);
-	kvfi_peers_fini(agent);
-	kvfi_core_close(agent->core);
-	free(agent->sums);
-	free(agent->frame);
-	free(agent->way_peers);
-	free(agent->watches);
-	free(agent->peers);
-	if (agent->timer_fd >= 0)
-		(void)close(agent->timer_fd);
-	if (agent->epoll_fd >= 0)
-		(void)close(agent->epoll_fd);
 }
