@@ -597,7 +597,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_endpoint(kvf_agent *agent, char *buff
 /* kvf_connect - decode agents: reach a prefill instance by the endpoint of any of its ranks.
  *
  * The agent goes on by itself to every rank it is paired with, keeps trying once a second, and comes back after a loss. One KVF_EVENT_PEER per
- * change: KVF_OK (up), or why it is down or refused. Asking again for the same endpoint changes nothing.
+ * change of each of them, and of the rank that was named, paired or not: KVF_OK (up), or why it is down or refused. Asking again for the same endpoint changes nothing.
  * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
  * Returns KVF_EINVAL (endpoint, role), KVF_EFULL (max_peers). Since 0.1.
  */
@@ -668,7 +668,8 @@ struct kvf_slice {
 
 /* kvf_tx_send - hand over a slice: a range of tokens, and in it a range of layers.
  *
- * Slices tile the tokens in order, and inside one token range the layers in order; the one that completes both is `last`, and no other. The first
+ * Slices tile the tokens in order, and inside one token range the layers in order; the one that completes both is `last`, and no other. All this
+ * counts the layers that this rank holds: of a layer-wise stream each stage sends the slices that name layers of its own. The first
  * one starts at block 0 whatever its token_start, so that a reused prefix is sent. Windowed and state groups are named by the slice that ends
  * the prompt. The blocks must not change until KVF_EVENT_RELEASED.
  * @slice      copied, with its lists
