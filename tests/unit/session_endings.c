@@ -356,6 +356,44 @@ static void t_p40_a_restarted_peer_fails_its_old_sessions_and_serves_new_ones(vo
 	}
 }
 
+/* Its link goes on saying CANCEL while the slot, the blocks and the id are in use again. */
+static void a_slot_is_used_again_while_its_old_cancel_is_not_answered(void **state)
+{
+	struct scene_loss loss = {.type = KVFI_MSG_QUIET, .all = true};
+	struct rig_ask ask = scene_ask();
+	struct kvfi_core_usage usage;
+
+	(void)state;
+	for (uint32_t begun = 0; begun < 2; begun++) {
+		struct rig rig;
+
+		scene_open(&rig, &(struct scene){0});
+		scene_lose(&rig, &loss);
+		ask.chunks = 3;
+		ask.attempt = 0;
+		scene_open_rx(&rig, 0, &ask);
+		if (begun) {
+			scene_open_tx(&rig, 0, &ask);
+			rig_tx_send_some(&rig, 0, 0, 0, 1);
+		}
+		rig_run_for(&rig, SECOND);
+		rig_end_all(&rig, 1);
+		rig_run_for(&rig, SECOND);
+		rig_close_all_released(&rig);
+		kvfi_core_usage(rig.nodes[1].core, &usage);
+		assert_int_equal(usage.links, 1);
+		assert_int_equal(usage.sessions, 0);
+		ask.attempt = 1;
+		scene_open_rx(&rig, 0, &ask);
+		rig_run_for(&rig, SECOND);
+		scene_open_tx(&rig, 0, &ask);
+		scene_send_tx(&rig, 0);
+		rig_run_for(&rig, SECOND);
+		scene_expect_all(&rig, 0, KVF_OK);
+		scene_close(&rig);
+	}
+}
+
 /* Pitfall 43: ids that agree in their low bits are different requests. */
 static void t_p43_whole_ids_are_compared(void **state)
 {
@@ -587,6 +625,7 @@ int main(void)
 		cmocka_unit_test(a_rank_that_nobody_owes_anything_is_done_at_once),
 		cmocka_unit_test(t_p29_a_failure_of_one_peer_does_not_release_what_another_writes),
 		cmocka_unit_test(t_p40_a_restarted_peer_fails_its_old_sessions_and_serves_new_ones),
+		cmocka_unit_test(a_slot_is_used_again_while_its_old_cancel_is_not_answered),
 		cmocka_unit_test(t_p43_whole_ids_are_compared),
 		cmocka_unit_test(a_transfer_that_does_not_move_times_out_on_both_sides),
 		cmocka_unit_test(a_receiver_that_sees_no_more_slices_times_out),

@@ -136,6 +136,10 @@ static void disconnect_some(struct rig *rig)
 	uint32_t p = (uint32_t)rig_random(rig, rig->n_prefill);
 	uint32_t d = rig->n_prefill + (uint32_t)rig_random(rig, rig->n_nodes - rig->n_prefill);
 
+	bool decode_first = rig_random(rig, 2) == 0;
+
+	rig_lose_peer(rig, decode_first ? d : p, decode_first ? p : d, KVF_PEER_LOST);
+	rig_run_for(rig, rig_random(rig, 2) * rig_random(rig, 400000));
 	rig_disconnect(rig, p, d, KVF_PEER_LOST);
 	rig_run_for(rig, rig_random(rig, 100000));
 	rig_connect(rig, p, d);
@@ -284,6 +288,7 @@ static void t_p37_tables_that_are_too_small_delay_and_fail_nothing(void **state)
 {
 	(void)state;
 	run_seeds(300001, 200, &(struct trial){.small = true});
+	run_seeds(350001, 100, &(struct trial){.small = true, .hard = true, .retry = true, .mixed = true});
 }
 
 /* Pitfall 43, 50: the same ids again as the next attempt, in the same slots and blocks. */

@@ -144,6 +144,8 @@ uint64_t rig_random(struct rig *rig, uint64_t below);
 void rig_connect(struct rig *rig, uint32_t prefill_node, uint32_t decode_node);
 void rig_connect_all(struct rig *rig);
 void rig_disconnect(struct rig *rig, uint32_t a, uint32_t b, enum kvf_status status);
+/* Only `node` sees that `other` is gone; nothing passes any more. */
+void rig_lose_peer(struct rig *rig, uint32_t node, uint32_t other, enum kvf_status status);
 /* The process dies and another takes its place: the others are told, nothing of it is left. Connect it anew. */
 void rig_restart(struct rig *rig, uint32_t node);
 /* The slot under which a node has another one, that is up. */

@@ -350,17 +350,17 @@ static void tell_down(struct rig *rig, struct rig_node *node, uint32_t slot, enu
 	rig_step(rig, node, &input);
 }
 
+void rig_lose_peer(struct rig *rig, uint32_t node, uint32_t other, enum kvf_status status)
+{
+	for (uint32_t slot = 0; slot < rig->nodes[node].n_peers; slot++)
+		if (rig->nodes[node].peers[slot].up && rig->nodes[node].peers[slot].node == other)
+			tell_down(rig, &rig->nodes[node], slot, status);
+}
+
 void rig_disconnect(struct rig *rig, uint32_t a, uint32_t b, enum kvf_status status)
 {
-	for (uint32_t slot = 0; slot < rig->nodes[a].n_peers; slot++) {
-		struct rig_node *node = &rig->nodes[a];
-		uint32_t there = node->peers[slot].slot_there;
-
-		if (node->peers[slot].node != b || !node->peers[slot].up)
-			continue;
-		tell_down(rig, node, slot, status);
-		tell_down(rig, &rig->nodes[b], there, status);
-	}
+	rig_lose_peer(rig, a, b, status);
+	rig_lose_peer(rig, b, a, status);
 }
 
 /* Pieces that the dead process has stored will "leave" as they were to; what it would still have stored never comes. */
