@@ -254,6 +254,7 @@ void kvfi_owner_adopt(kvf_agent *agent);
 void kvfi_owner_turn(kvf_agent *agent);
 /* Sleeps until there is something to do, or until_ns. */
 void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns);
+void kvfi_owner_heed_events(kvf_agent *agent, bool heed);
 void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input);
 void kvfi_owner_item(kvf_agent *agent, const struct item *item);
 uint32_t kvfi_max_deliveries(const kvf_agent *agent);

@@ -156,7 +156,9 @@ enum kvf_status kvf_drain(kvf_agent *agent, uint64_t bound_ns)
 			(void)nanosleep(&pause, NULL);
 		} else {
 			kvfi_owner_turn(agent);
+			kvfi_owner_heed_events(agent, false);
 			kvfi_owner_sleep(agent, next_ns);
+			kvfi_owner_heed_events(agent, true);
 		}
 	}
 	return KVF_OK;

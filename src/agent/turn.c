@@ -101,6 +101,41 @@ void kvfi_control_wake(void *self)
 	kvfi_inbox_wake(&((kvf_agent *)self)->inbox);
 }
 
+/* Without a progress thread the user sleeps in kvf_fd: it must wake for deadlines too. */
+static void arm_timer_fd(kvf_agent *agent)
+{
+	uint64_t at_ns = agent->next_tick_ns == 0 ? 1 : agent->next_tick_ns;
+	struct itimerspec when = {{0, 0}, {0, 0}};
+
+	if (at_ns != KVFI_NEVER) {
+		when.it_value.tv_sec = (time_t)(at_ns / KVFI_NS_PER_S);
+		when.it_value.tv_nsec = (long)(at_ns % KVFI_NS_PER_S);
+	}
+	(void)timerfd_settime(agent->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+static uint64_t next_wake_ns(const kvf_agent *agent)
+{
+	uint64_t next_ns = kvfi_core_next_ns(agent->core);
+
+	if (kvfi_peers_next_ns(agent) < next_ns)
+		next_ns = kvfi_peers_next_ns(agent);
+	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < next_ns)
+		next_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
+	return next_ns;
+}
+
+/* Without a progress thread: a call between two polls may have set deadlines that the sleeper does not know of. */
+static void want_turn(kvf_agent *agent)
+{
+	uint64_t next_ns = next_wake_ns(agent);
+
+	if (next_ns >= agent->next_tick_ns)
+		return;
+	agent->next_tick_ns = next_ns;
+	arm_timer_fd(agent);
+}
+
 bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
 {
 	struct item item = {.kind = ITEM_INPUT, .u.input = *input};
@@ -108,6 +143,7 @@ bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
 	if (!agent->threaded) {
 		kvfi_owner_adopt(agent);
 		kvfi_owner_item(agent, &item);
+		want_turn(agent);
 		return true;
 	}
 	return kvfi_inbox_push(&agent->inbox, &item, agent->keep);
@@ -120,8 +156,12 @@ enum kvf_status kvfi_owner_call(
 	struct item item = {.kind = ITEM_CALL, .u.call = &call};
 
 	if (!agent->threaded) {
+		enum kvf_status status;
+
 		kvfi_owner_adopt(agent);
-		return run(agent, arguments);
+		status = run(agent, arguments);
+		want_turn(agent);
+		return status;
 	}
 	if (!kvfi_inbox_push_wait(&agent->inbox, &item, agent->keep))
 		return kvfi_fail(KVF_EINTERNAL, "the agent is closing");
@@ -269,19 +309,6 @@ static bool drain_control(kvf_agent *agent)
 	return n > 0;
 }
 
-/* Without a progress thread the user sleeps in kvf_fd: it must wake for deadlines too. */
-static void arm_timer_fd(kvf_agent *agent)
-{
-	uint64_t at_ns = agent->next_tick_ns == 0 ? 1 : agent->next_tick_ns;
-	struct itimerspec when = {{0, 0}, {0, 0}};
-
-	if (at_ns != KVFI_NEVER) {
-		when.it_value.tv_sec = (time_t)(at_ns / KVFI_NS_PER_S);
-		when.it_value.tv_nsec = (long)(at_ns % KVFI_NS_PER_S);
-	}
-	(void)timerfd_settime(agent->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
-}
-
 void kvfi_owner_turn(kvf_agent *agent)
 {
 	struct kvfi_input tick = {.kind = KVFI_IN_TICK};
@@ -315,6 +342,14 @@ void kvfi_owner_turn(kvf_agent *agent)
 		agent->next_tick_ns = 0; /* bounded turn: go on at once */
 	if (agent->timer_fd >= 0)
 		arm_timer_fd(agent);
+}
+
+/* For a sleep that waiting events shall not end. */
+void kvfi_owner_heed_events(kvf_agent *agent, bool heed)
+{
+	struct epoll_event event = {.events = heed ? EPOLLIN : 0};
+
+	(void)epoll_ctl(agent->epoll_fd, EPOLL_CTL_MOD, agent->events.event_fd, &event);
 }
 
 void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns)
