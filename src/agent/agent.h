@@ -50,6 +50,7 @@ struct front_session {
 	struct kept *kept;
 	uint64_t kept_ids;
 	uint32_t kept_slices;
+	uint32_t n_links; /* rx: taken from max_links, when the instance was known */
 	bool outcome_polled, released_polled;
 	enum kvf_status outcome;
 	struct kvf_session_stats stats;
@@ -179,6 +180,12 @@ struct agent_transport {
 	struct kvfi_transport *self;
 };
 
+/* The owner writes id last and clears it first. */
+struct known_instance {
+	_Atomic uint64_t id; /* 0: none */
+	_Atomic uint32_t links, links_unknown_dp;
+};
+
 struct sum_job;
 
 struct kvf_agent {
@@ -214,7 +221,7 @@ struct kvf_agent {
 	uint32_t *live_heads;
 	uint32_t live_mask, free_session;
 	uint64_t ids_used;
-	uint32_t slices_used;
+	uint32_t slices_used, links_used;
 
 	/* owner */
 	struct kvfi_core *core;
@@ -222,6 +229,8 @@ struct kvf_agent {
 	struct agent_transport transports[KVFI_MAX_AGENT_TRANSPORTS];
 	uint32_t n_transports;
 	struct agent_peer *peers;
+	/* Per peer slot, what the front may know of it: how many links a request to its instance takes. */
+	struct known_instance *known;
 	uint64_t peers_due_ns; /* no peer's time is before it */
 	uint32_t *way_peers;   /* per way: the slot that its last message was from */
 	uint32_t
@@ -290,6 +299,8 @@ void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns);
 KVF_MUST_CHECK enum kvf_status kvfi_peer_call(
 	kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank);
 void kvfi_peers_fini(kvf_agent *agent);
+/* One that is up; KVFI_NONE. */
+uint32_t kvfi_peer_of_instance(const kvf_agent *agent, uint64_t instance_id);
 bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way);
 uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, uint64_t link);
 /* The same, for a message that came by this way. */
@@ -307,6 +318,10 @@ KVF_MUST_CHECK enum kvf_status kvfi_path_judge_map(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello);
 KVF_MUST_CHECK enum kvf_status kvfi_path_judge(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal_out);
+
+/* connect.c: calls the endpoints of a ticket, then steps the input, NULL for none; nothing when none could be called. */
+KVF_MUST_CHECK enum kvf_status kvfi_ticket_connect(
+	kvf_agent *agent, const void *ticket, size_t ticket_bytes, const struct item_input *then);
 
 /* sum.c */
 KVF_MUST_CHECK enum kvf_status kvfi_sums_init(kvf_agent *agent);

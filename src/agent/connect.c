@@ -23,47 +23,77 @@ enum kvf_status kvf_endpoint(kvf_agent *agent, char *buffer, size_t len_bytes)
 	return KVF_OK;
 }
 
-struct connect_call {
-	const char *endpoint;
-	uint64_t instance_id;
-};
-
-static enum kvf_status run_connect(kvf_agent *agent, void *arguments)
+static enum kvf_status run_connect(kvf_agent *agent, void *endpoint)
 {
-	const struct connect_call *call = arguments;
-
-	return kvfi_peer_call(agent, call->endpoint, call->instance_id, KVFI_NONE);
+	return kvfi_peer_call(agent, endpoint, 0, KVFI_NONE);
 }
 
-static enum kvf_status connect_to(kvf_agent *agent, const char *endpoint, uint64_t instance_id)
+static enum kvf_status check_connects(const kvf_agent *agent)
 {
-	struct connect_call call = {endpoint, instance_id};
-
 	if (!agent->declared || agent->instance->role != KVF_DECODE)
-		return kvfi_fail(KVF_EINVAL, "only a declared decode agent connects");
-	if (strlen(endpoint) >= KVFI_ENDPOINT_BYTES)
-		return kvfi_fail(KVF_EINVAL, "endpoint: longer than %u bytes", KVFI_ENDPOINT_BYTES - 1);
-	return kvfi_owner_call(agent, run_connect, &call);
+		return kvfi_fail(
+			KVF_EINVAL, "only a decode agent connects, once it is declared (kvf_declare)");
+	return KVF_OK;
 }
 
 enum kvf_status kvf_connect(kvf_agent *agent, const char *endpoint)
 {
+	enum kvf_status status;
+
 	if (agent == NULL || endpoint == NULL)
 		return kvfi_fail(KVF_EINVAL, "agent and endpoint must not be NULL");
-	return connect_to(agent, endpoint, 0);
+	status = check_connects(agent);
+	if (status != KVF_OK)
+		return status;
+	if (strlen(endpoint) >= KVFI_ENDPOINT_BYTES)
+		return kvfi_fail(KVF_EINVAL, "endpoint: longer than %u bytes", KVFI_ENDPOINT_BYTES - 1);
+	return kvfi_owner_call(agent, run_connect, (void *)(uintptr_t)endpoint);
+}
+
+struct ticket_call {
+	struct kvfi_ticket ticket;
+	const struct item_input *then;
+};
+
+/* Any one of its endpoints tells where the others are. In one go with the session that needs them, so that no answer comes before it. */
+static enum kvf_status run_ticket(kvf_agent *agent, void *arguments)
+{
+	const struct ticket_call *call = arguments;
+	bool known = kvfi_peer_of_instance(agent, call->ticket.info.instance_id) != KVFI_NONE;
+	bool reached = known || call->ticket.n_endpoints == 0;
+	enum kvf_status status = KVF_OK;
+
+	for (uint32_t i = 0; i < call->ticket.n_endpoints && !known; i++) {
+		status = kvfi_peer_call(
+			agent, call->ticket.endpoints[i], call->ticket.info.instance_id, KVFI_NONE);
+		reached = reached || status == KVF_OK;
+	}
+	if (!reached)
+		return status;
+	if (call->then != NULL) {
+		struct item item = {.kind = ITEM_INPUT, .u.input = *call->then};
+
+		kvfi_owner_item(agent, &item);
+	}
+	return KVF_OK;
+}
+
+enum kvf_status kvfi_ticket_connect(
+	kvf_agent *agent, const void *ticket, size_t ticket_bytes, const struct item_input *then)
+{
+	struct ticket_call call = {.then = then};
+	enum kvf_status status = check_connects(agent);
+
+	if (status == KVF_OK)
+		status = kvfi_ticket_decode(ticket, ticket_bytes, &call.ticket);
+	return status == KVF_OK ? kvfi_owner_call(agent, run_ticket, &call) : status;
 }
 
 enum kvf_status kvf_connect_ticket(kvf_agent *agent, const void *ticket, size_t ticket_bytes)
 {
-	struct kvfi_ticket read;
-	enum kvf_status status;
-
 	if (agent == NULL || ticket == NULL)
 		return kvfi_fail(KVF_EINVAL, "agent and ticket must not be NULL");
-	status = kvfi_ticket_decode(ticket, ticket_bytes, &read);
-	for (uint32_t i = 0; i < read.n_endpoints && status == KVF_OK; i++)
-		status = connect_to(agent, read.endpoints[i], read.info.instance_id);
-	return status;
+	return kvfi_ticket_connect(agent, ticket, ticket_bytes, NULL);
 }
 
 /* ---- tickets ---- */

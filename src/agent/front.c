@@ -93,6 +93,7 @@ static void give_kept(kvf_agent *agent, struct front_session *front)
 	}
 	agent->ids_used -= front->kept_ids;
 	agent->slices_used -= front->kept_slices;
+	agent->links_used -= front->n_links;
 }
 
 void kvfi_front_give(kvf_agent *agent, struct front_session *front)

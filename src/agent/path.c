@@ -232,6 +232,23 @@ void kvfi_path_free(struct agent_peer *peer)
 
 /* ---- up and broken ---- */
 
+/* So that a request that has no room is refused at the call. */
+static void publish(kvf_agent *agent, uint32_t slot)
+{
+	const struct agent_peer *peer = &agent->peers[slot];
+	struct known_instance *known = &agent->known[slot];
+	uint32_t most = 0, all = 0;
+
+	for (uint32_t dp = 0; dp < peer->n_dps; dp++) {
+		most = peer->by_dp[dp].n > most ? peer->by_dp[dp].n : most;
+		all += peer->by_dp[dp].n;
+	}
+	atomic_store(&known->id, 0);
+	atomic_store(&known->links, most);
+	atomic_store(&known->links_unknown_dp, all);
+	atomic_store(&known->id, peer->hello.instance->id);
+}
+
 void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot)
 {
 	struct agent_peer *peer = &agent->peers[slot];
@@ -262,6 +279,7 @@ void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot)
 	peer->deadline_ns = KVFI_NEVER;
 	(void)snprintf(why, sizeof(why), "chosen by %s", is_decode(agent) ? "this side" : "the decode side");
 	add_reason(peer, agent->transports[transport].ops->name, why);
+	publish(agent, slot);
 	kvfi_peer_status(agent, slot, KVF_OK, peer->reason);
 	kvfi_owner_step(agent, &input);
 }

@@ -32,6 +32,14 @@ uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, 
 	return KVFI_NONE;
 }
 
+uint32_t kvfi_peer_of_instance(const kvf_agent *agent, uint64_t instance_id)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++)
+		if (agent->peers[i].state == PEER_UP && agent->peers[i].hello.instance->id == instance_id)
+			return i;
+	return KVFI_NONE;
+}
+
 bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way)
 {
 	for (uint32_t i = 0; i < agent->options.max_peers; i++)
@@ -74,6 +82,7 @@ static void drop_hello(struct agent_peer *peer)
 
 static void free_slot(kvf_agent *agent, struct agent_peer *peer)
 {
+	atomic_store(&agent->known[peer - agent->peers].id, 0);
 	kvfi_path_free(peer);
 	drop_hello(peer);
 	forget_way(agent, peer);

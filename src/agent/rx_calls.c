@@ -59,6 +59,23 @@ static enum kvf_status check_rx(kvf_agent *agent, const struct kvf_rx_params *pa
 	return status;
 }
 
+/* A request to an instance that nobody knows yet is judged when it is known: then its OUTCOME says so. */
+static enum kvf_status check_links(
+	const kvf_agent *agent, const struct kvf_ticket_info *info, uint32_t *n_links_out)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < agent->options.max_peers && n == 0; i++)
+		if (info->instance_id != 0 && atomic_load(&agent->known[i].id) == info->instance_id)
+			n = info->dp_index == KVF_DP_UNKNOWN ? atomic_load(&agent->known[i].links_unknown_dp)
+			                                     : atomic_load(&agent->known[i].links);
+	if (n > agent->options.max_links - agent->links_used)
+		return kvfi_fail(KVF_EFULL, "max_links: %u are asked for, %u of %u are in use", n,
+			agent->links_used, agent->options.max_links);
+	*n_links_out = n;
+	return KVF_OK;
+}
+
 enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params, kvf_session *session_out)
 {
 	struct item_input input = {.kind = KVFI_IN_RX_OPEN};
@@ -68,6 +85,7 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 	struct front_session *front = NULL;
 	struct front_slice *kept;
 	uint64_t n_ids = 0;
+	uint32_t n_links = 0;
 
 	if (status != KVF_OK)
 		return status;
@@ -77,8 +95,8 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 	status = read_identity(params, &info);
 	if (status == KVF_OK)
 		status = check_rx(agent, params, &info, lists, &n_ids);
-	if (status == KVF_OK && params->ticket != NULL)
-		status = kvf_connect_ticket(agent, params->ticket, params->ticket_bytes);
+	if (status == KVF_OK)
+		status = check_links(agent, &info, &n_links);
 	if (status != KVF_OK)
 		return status;
 	kept = kvfi_front_keep_lists(lists, n_ids);
@@ -90,6 +108,8 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 		return kvfi_fail(KVF_EFULL, "max_sessions: all %u are in use", agent->options.max_sessions);
 	}
 	kvfi_front_add_kept(agent, front, kept, 0);
+	front->n_links = n_links;
+	agent->links_used += n_links;
 	front->prompt_len = info.prompt_len;
 	front->rx = (struct kvfi_in_rx_open){.instance_id = info.instance_id,
 		.request_id = info.request_id,
@@ -102,10 +122,14 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 	input.session = (uint32_t)(front - agent->sessions);
 	input.u.rx_open = &front->rx;
 	(void)atomic_fetch_add(&agent->unreleased, 1);
-	if (!kvfi_owner_input(agent, &input)) {
+	if (params->ticket != NULL)
+		status = kvfi_ticket_connect(agent, params->ticket, params->ticket_bytes, &input);
+	else if (!kvfi_owner_input(agent, &input))
+		status = kvfi_front_inbox_full();
+	if (status != KVF_OK) {
 		(void)atomic_fetch_sub(&agent->unreleased, 1);
 		kvfi_front_give(agent, front);
-		return kvfi_front_inbox_full();
+		return status;
 	}
 	*session_out = kvfi_front_handle(agent, input.session);
 	return KVF_OK;

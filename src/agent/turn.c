@@ -118,8 +118,8 @@ static uint64_t next_wake_ns(const kvf_agent *agent)
 {
 	uint64_t next_ns = kvfi_core_next_ns(agent->core);
 
-	if (kvfi_peers_next_ns(agent) < next_ns)
-		next_ns = kvfi_peers_next_ns(agent);
+	if (agent->peers_due_ns < next_ns)
+		next_ns = agent->peers_due_ns;
 	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < next_ns)
 		next_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
 	return next_ns;
@@ -333,13 +333,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 		more = more || agent->sent || kvfi_inbox_any(&agent->inbox);
 	}
 	agent->in_turn = false;
-	agent->next_tick_ns = kvfi_core_next_ns(agent->core);
-	if (agent->peers_due_ns < agent->next_tick_ns)
-		agent->next_tick_ns = agent->peers_due_ns;
-	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < agent->next_tick_ns)
-		agent->next_tick_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
-	if (more)
-		agent->next_tick_ns = 0; /* bounded turn: go on at once */
+	agent->next_tick_ns = more ? 0 : next_wake_ns(agent); /* 0: the turn was bounded, go on at once */
 	if (agent->timer_fd >= 0)
 		arm_timer_fd(agent);
 }
