@@ -92,6 +92,15 @@ static void give_up(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg
 		session_fail(core, session, status, "decode rank %u: %s", peer->rank, reason);
 }
 
+/* A CANCEL that finds nothing to stop. Where another DP group was chosen nothing was called off: the id may come here the next time. */
+static void cancelled_early(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg *msg)
+{
+	bool chosen_elsewhere = msg->u.cancel.status == KVF_DP_CONFLICT;
+
+	if (!chosen_elsewhere || tx_find(core, msg->header.request_id, msg->header.attempt) != NULL)
+		give_up(core, slot, &msg->header, KVF_CANCELLED, msg->u.cancel.reason);
+}
+
 static void asked_again(struct kvfi_core *core, uint32_t slot, const struct kvfi_msg_header *header)
 {
 	const struct remembered *record = memory_find(&core->given_up, header->request_id, header->attempt);
@@ -352,7 +361,7 @@ void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 		memory_put(core, &core->ended_ask, &record);
 		send_quiet(core, peer, &msg->header);
 		if (news)
-			give_up(core, peer, &msg->header, KVF_CANCELLED, msg->u.cancel.reason);
+			cancelled_early(core, peer, msg);
 		return;
 	}
 	if (link->cancelled)
@@ -373,7 +382,7 @@ void on_cancel(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 	if (session != NULL)
 		session_try_release(core, session);
 	else if (parked)
-		give_up(core, peer, &msg->header, KVF_CANCELLED, msg->u.cancel.reason);
+		cancelled_early(core, peer, msg);
 }
 
 void request_wake(struct kvfi_core *core, struct link *link)

@@ -126,7 +126,7 @@ static void send_cancel(struct kvfi_core *core, struct link *link)
 
 	memset(&msg.u.cancel, 0, sizeof(msg.u.cancel));
 	msg_init(&msg, KVFI_MSG_CANCEL, link);
-	msg.u.cancel.status = KVF_CANCELLED;
+	msg.u.cancel.status = link->unchosen ? KVF_DP_CONFLICT : KVF_CANCELLED;
 	if (session != NULL)
 		memcpy(msg.u.cancel.reason, session->error, sizeof(msg.u.cancel.reason) - 1);
 	send_msg(core, link, &msg);
@@ -331,7 +331,7 @@ static void drop_uninvited(struct kvfi_core *core, struct session *session, stru
 		return;
 	}
 	link->proof = KVF_PROOF_NEVER_ADVERTISED;
-	link->cancelling = true;
+	link->cancelling = link->unchosen = true;
 	link->backoff_ns = 0;
 	send_cancel(core, link);
 }

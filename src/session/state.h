@@ -159,6 +159,7 @@ struct link {
 	bool requested, answered, granted, revoked;
 	bool receiver_applied;
 	bool invitation;
+	bool unchosen;   /* another DP group was: the CANCEL says so */
 	bool cancelling; /* CANCEL repeats until QUIET */
 	bool arrived;    /* last RESULT is in, or a failed one */
 	enum kvf_proof proof;

@@ -267,6 +267,33 @@ static void a_claim_ends_the_wait_for_ranks_of_other_groups(void **state)
 	scene_close(&rig);
 }
 
+/* Pitfall 31: not being chosen is no cancel of what comes later under that id. */
+static void t_p31_a_group_that_was_not_chosen_serves_the_same_id_later(void **state)
+{
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){.prefill_tp = 2, .prefill_dp = 2});
+	ask.dp_index = KVF_DP_UNKNOWN;
+	for (uint32_t i = 0; i < 4; i++) {
+		uint32_t node = i % 2;
+
+		if (i >= 2)
+			rig_tx_open(&rig, node, 0, &ask);
+		scene_open_rx(&rig, 0, &ask);
+		rig_run_for(&rig, SECOND);
+		if (i < 2)
+			rig_tx_open(&rig, node, 0, &ask);
+		rig_tx_send(&rig, node, 0);
+		rig_run_for(&rig, SECOND);
+		scene_expect(&rig, node, 0, KVF_OK);
+		scene_expect(&rig, 2, 0, KVF_OK);
+		rig_close_all_released(&rig);
+	}
+	scene_close(&rig);
+}
+
 /* ---- who may ask ---- */
 
 static void a_second_decode_group_is_refused_by_name(void **state)
@@ -513,6 +540,7 @@ int main(void)
 		cmocka_unit_test(t_p45_a_result_that_overtakes_its_bytes_waits_for_them),
 		cmocka_unit_test(of_two_groups_that_claim_the_first_wins_and_the_other_is_cancelled),
 		cmocka_unit_test(a_claim_ends_the_wait_for_ranks_of_other_groups),
+		cmocka_unit_test(t_p31_a_group_that_was_not_chosen_serves_the_same_id_later),
 		cmocka_unit_test(a_second_decode_group_is_refused_by_name),
 		cmocka_unit_test(t_p46_prompts_that_differ_fail_both_sides_by_name),
 		cmocka_unit_test(digests_that_differ_fail_both_sides_by_name),
