@@ -78,6 +78,8 @@ static void results_that_do_not_fit_fail_the_session_by_name(void **state)
 				.layer_end = 3,
 				.n_ranges = 1,
 				.ranges = {{0, 12, 24}}}},
+		{"nothing, for want of one page", KVF_COVERAGE,
+			{.last = 1, .layer_end = 3, .dropped_tokens = 23}},
 		{"nothing", KVF_COVERAGE, {.last = 1, .layer_end = 3}},
 		{"ranges without bytes", KVF_COVERAGE,
 			{.layer_end = 3, .n_ranges = 1, .ranges = {{0, 0, 24}}}},
