@@ -81,7 +81,7 @@ int main(void)
 		samples_add(&canonical_ns, walk_ns(&bound, KVFI_WALK_SRC));
 	}
 	(void)printf("inside: a pair's block lists bound in %.1f us; its runs walked at %.2f ns each (direct "
-	             "copies, < 5 ns: %s), "
+		     "copies, < 5 ns: %s), "
 		     "%.2f ns (stream)\n\n",
 		samples_median(&bind_us), samples_median(&merged_ns),
 		samples_median(&merged_ns) < 5 ? "met" : "MISSED", samples_median(&canonical_ns));

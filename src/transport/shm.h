@@ -49,9 +49,10 @@ struct shm_link {
 	bool sender; /* we are the prefill side */
 	enum shm_state state;
 	uint64_t peer_incarnation, number;
-	int fd;                 /* -1: none (any more) */
-	bool waits_for_room;    /* EPOLLOUT is on */
-	unsigned char *late;    /* frames that found the socket full: u32 length, bytes; made with the first one */
+	int fd;              /* -1: none (any more) */
+	bool waits_for_room; /* EPOLLOUT is on */
+	unsigned char
+		*late; /* frames that found the socket full: u32 length, bytes; made with the first one */
 	uint32_t late_start, late_end;
 	_Atomic bool stop;      /* posts end, the populating job too */
 	_Atomic uint32_t posts; /* open ones; only the owner adds */

@@ -42,7 +42,10 @@ def run_on_terminal(*arguments, environment=None):
     env = dict(os.environ, TERM="xterm-256color")
     env.pop("NO_COLOR", None)
     env.update(environment or {})
-    pid, fd = pty.fork()
+    try:
+        pid, fd = pty.fork()
+    except OSError as error:
+        raise Skip(f"no pseudo-terminals here: {error}") from error
     if pid == 0:
         os.execve(COMMAND, [COMMAND, *arguments], env)
     output = b""
