@@ -491,6 +491,36 @@ static void t_p50_a_receiver_that_asks_again_is_served(void **state)
 	}
 }
 
+/* Small requests at a high rate: before a RESULT is repeated, many times max_sessions others have come and gone. */
+static void t_p07_a_repeated_result_finds_its_session_remembered_after_many_others(void **state)
+{
+	struct scene_loss loss = {.type = KVFI_MSG_ACK, .first = 1};
+	struct kvfi_core_config config = rig_config();
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	config.max_sessions = 4;
+	scene_open(&rig, &(struct scene){.config = config});
+	scene_lose(&rig, &loss);
+	for (uint32_t i = 0; i < 9; i++) { /* all before the first repetition, after 50 ms */
+		uint32_t slot = i == 0 ? 0 : 1;
+
+		ask.request_id = SCENE_ID + i;
+		scene_open_rx(&rig, slot, &ask);
+		scene_open_tx(&rig, slot, &ask);
+		scene_send_tx(&rig, slot);
+		rig_run_for(&rig, 5 * KVFI_NS_PER_MS);
+		scene_expect(&rig, 1, slot, KVF_OK);
+		if (i == 0)
+			assert_false(scene_session(&rig, 0, slot)->outcome);
+		rig_close_all_released(&rig);
+	}
+	rig_run_for(&rig, SECOND);
+	scene_expect(&rig, 0, 0, KVF_OK);
+	scene_close(&rig);
+}
+
 /* Pitfall 31: memory of what ended is a ring; thousands of endings leave nothing behind, and ids may come again. */
 static void t_p31_memory_of_what_ended_is_bounded(void **state)
 {
@@ -549,6 +579,7 @@ int main(void)
 		cmocka_unit_test(a_request_for_a_tx_that_has_failed_is_told_so),
 		cmocka_unit_test(a_cancel_before_its_request_ends_the_tx_that_would_wait_for_it),
 		cmocka_unit_test(t_p50_a_receiver_that_asks_again_is_served),
+		cmocka_unit_test(t_p07_a_repeated_result_finds_its_session_remembered_after_many_others),
 		cmocka_unit_test(t_p31_memory_of_what_ended_is_bounded),
 	};
 
