@@ -10,6 +10,7 @@
 #include "solo.h"
 
 #define PREFILL_ID 71u
+#define AT_ONCE    512u
 
 static const char *transport = "loop", *control = "inproc";
 static struct solo prefill, decode;
@@ -32,16 +33,29 @@ static const char *endpoint(void)
 	return text;
 }
 
+/* Blocks of 4 KiB, enough for AT_ONCE requests at once. */
+static struct solo_spec spec_of(enum kvf_role role)
+{
+	static struct kvf_group_spec small;
+	struct solo_spec spec = solo_spec(role, control, transport);
+
+	small = *spec.model.groups;
+	small.parts[0].row_bytes = small.parts[1].row_bytes = 16;
+	spec.model.groups = &small;
+	spec.layout.blocks = 8 * AT_ONCE;
+	return spec;
+}
+
 static void open_sides(bool threads)
 {
-	struct solo_spec spec = solo_spec(KVF_PREFILL, control, transport);
+	struct solo_spec spec = spec_of(KVF_PREFILL);
 
 	own_thread = threads;
 	spec.own_thread = threads;
 	spec.tune = big_tables;
 	spec.listen = endpoint();
 	solo_open(&prefill, &spec);
-	spec = solo_spec(KVF_DECODE, control, transport);
+	spec = spec_of(KVF_DECODE);
 	spec.own_thread = threads;
 	spec.tune = big_tables;
 	solo_open(&decode, &spec);
@@ -185,7 +199,7 @@ static void t_the_descriptor_says_what_poll_would(void **state)
 	WORKS(kvf_connect(decode.agent, prefill.endpoint));
 	assert_int_equal(looped(&decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_OK);
 	for (uint64_t id = 1; id <= 3; id++) { /* each: OUTCOME and RELEASED on the decode side */
-		(void)solo_rx(&decode, PREFILL_ID, id, 64, 0);
+		(void)solo_rx(&decode, PREFILL_ID, id, 64, (int32_t)id * 8);
 		(void)solo_tx(&prefill, id, 64, 0);
 	}
 	while (n < 6) {
@@ -265,8 +279,7 @@ static void t_draining_does_not_spin(void **state)
 static void t_events_have_room(void **state)
 {
 	enum {
-		ROUNDS = 4,
-		AT_ONCE = 512
+		ROUNDS = 4
 	};
 	static kvf_session from[AT_ONCE], to[AT_ONCE];
 	struct solo *all[] = {&decode, &prefill};
@@ -280,7 +293,7 @@ static void t_events_have_room(void **state)
 			from[i] = solo_tx_open(&prefill, round * AT_ONCE + i, 64);
 			for (uint64_t s = 0; s < 4; s++)
 				solo_send(&prefill, from[i], s * 16, s * 16 + 16, 64, 0);
-			to[i] = solo_rx(&decode, PREFILL_ID, round * AT_ONCE + i, 64, 0);
+			to[i] = solo_rx(&decode, PREFILL_ID, round * AT_ONCE + i, 64, (int32_t)i * 8);
 			if (!own_thread) { /* it moves on when it is polled; nothing is taken */
 				(void)kvf_poll(decode.agent, NULL, 0);
 				(void)kvf_poll(prefill.agent, NULL, 0);
