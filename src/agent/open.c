@@ -135,7 +135,9 @@ static enum kvf_status start_progress(kvf_agent *agent)
 static void free_agent(kvf_agent *agent, bool keep_memory)
 {
 	kvfi_front_drop_all(agent);
-	if (!keep_memory)
+	if (keep_memory)
+		kvfi_regions_abandon(&agent->regions);
+	else
 		kvfi_regions_fini(&agent->regions);
 	kvf_layout_free(agent->wire_layout);
 	kvf_layout_free(agent->layout);

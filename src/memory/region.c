@@ -56,6 +56,17 @@ static void drop(struct kvfi_region *region)
 	region->in_use = false;
 }
 
+void kvfi_regions_abandon(struct kvfi_regions *regions)
+{
+	for (uint32_t i = 0; i < regions->max; i++) {
+		if (regions->table[i].in_use && regions->table[i].fd >= 0)
+			(void)close(regions->table[i].fd); /* the mapping needs it no more */
+	}
+	free(regions->table);
+	regions->table = NULL;
+	regions->max = 0;
+}
+
 void kvfi_regions_fini(struct kvfi_regions *regions)
 {
 	for (uint32_t i = 0; i < regions->max; i++) {

@@ -29,6 +29,8 @@ struct kvfi_regions {
 KVF_MUST_CHECK enum kvf_status kvfi_regions_init(struct kvfi_regions *regions, uint32_t max);
 /* Frees what is left. */
 void kvfi_regions_fini(struct kvfi_regions *regions);
+/* The same, but all memory stays mapped until the process ends: somebody may still be writing into it. */
+void kvfi_regions_abandon(struct kvfi_regions *regions);
 /* memfd of len_bytes, mapped shared, populated, MADV_DONTFORK, close-on-exec, no name in any file system. */
 KVF_MUST_CHECK enum kvf_status kvfi_regions_alloc(
 	struct kvfi_regions *regions, uint64_t len_bytes, uint32_t *index_out);
