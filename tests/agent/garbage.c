@@ -378,6 +378,39 @@ static void t_a_new_peer_passes_the_strangers(void **state)
 		close(fds[i]);
 }
 
+/* The data connection goes, the control channel stays: what moves there ends on both sides, and the pair finds together again. */
+static void t_a_data_connection_that_breaks(void **state)
+{
+	struct solo *all[] = {&prefill, &decode};
+	uint16_t port = (uint16_t)atoi(strrchr(data_port, ':') + 1);
+	kvf_session to, from;
+	char text[256];
+	unsigned cut = 0;
+
+	(void)state;
+	if (strcmp(transport, "tcp") != 0)
+		skip();
+	to = solo_rx(&decode, prefill.instance->id, 1, 64, 0);
+	from = solo_tx_open(&prefill, 1, 64);
+	solo_send(&prefill, from, 0, 32, 64, 0);
+	(void)solo_next(all, 2, &prefill, KVF_EVENT_SLICE, from);
+	for (int fd = 3; fd < 1024; fd++) { /* both agents are in this process */
+		struct sockaddr_in address;
+		socklen_t len = sizeof(address);
+
+		if (getpeername(fd, (struct sockaddr *)&address, &len) == 0 &&
+			address.sin_family == AF_INET && ntohs(address.sin_port) == port)
+			cut += shutdown(fd, SHUT_RDWR) == 0;
+	}
+	assert_true(cut > 0);
+	assert_int_equal(solo_next(all, 2, &decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_PEER_LOST);
+	assert_int_not_equal(solo_finish(all, 2, &decode, to, text), KVF_OK);
+	assert_int_not_equal(text[0], '\0');
+	assert_int_not_equal(solo_finish(all, 2, &prefill, from, text), KVF_OK);
+	assert_int_not_equal(text[0], '\0');
+	assert_int_equal(solo_next(all, 2, &decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_OK);
+}
+
 int main(int argc, char **argv)
 {
 #define BESIDE(test) cmocka_unit_test_setup_teardown(test, open_pair, close_pair)
@@ -390,6 +423,7 @@ int main(int argc, char **argv)
 		BESIDE(t_noise_at_the_data_door),
 		BESIDE(t_silent_strangers_at_the_data_door),
 		BESIDE(t_a_new_peer_passes_the_strangers),
+		BESIDE(t_a_data_connection_that_breaks),
 	};
 
 	if (argc > 1)
