@@ -165,18 +165,19 @@ bool units_parse_duration(
 	return true;
 }
 
-char *units_format_bytes(uint64_t bytes, char buffer[32])
+/* Three significant digits and the largest unit that keeps the number at one or more; units step times as large as the one before. */
+static char *format_scaled(
+	uint64_t number, double step, const char *const *names, uint32_t last, char buffer[32])
 {
-	static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-	double value = (double)bytes;
+	double value = (double)number, limit = step == 1024 ? 1023.995 : 999.95;
 	uint32_t unit = 0;
 
-	while (value >= 1023.995 && unit < 6) {
-		value /= 1024;
+	while (value >= limit && unit < last) {
+		value /= step;
 		unit++;
 	}
 	if (unit == 0)
-		(void)snprintf(buffer, 32, "%" PRIu64 " B", bytes);
+		(void)snprintf(buffer, 32, "%" PRIu64 " %s", number, names[0]);
 	else
 		(void)snprintf(buffer, 32,
 			value < 10    ? "%.2f %s"
@@ -186,25 +187,18 @@ char *units_format_bytes(uint64_t bytes, char buffer[32])
 	return buffer;
 }
 
+char *units_format_bytes(uint64_t bytes, char buffer[32])
+{
+	static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+
+	return format_scaled(bytes, 1024, names, 6, buffer);
+}
+
 char *units_format_duration(uint64_t duration_ns, char buffer[32])
 {
 	static const char *const names[] = {"ns", "us", "ms", "s"};
-	double value = (double)duration_ns;
-	uint32_t unit = 0;
 
-	while (value >= 999.95 && unit < 3) {
-		value /= 1000;
-		unit++;
-	}
-	if (unit == 0)
-		(void)snprintf(buffer, 32, "%" PRIu64 " ns", duration_ns);
-	else
-		(void)snprintf(buffer, 32,
-			value < 10    ? "%.2f %s"
-			: value < 100 ? "%.1f %s"
-				      : "%.0f %s",
-			value, names[unit]);
-	return buffer;
+	return format_scaled(duration_ns, 1000, names, 3, buffer);
 }
 
 char *units_format_count(uint64_t count, char buffer[32])

@@ -11,6 +11,7 @@
 #include "kvferry/kvferry.h"
 
 #define CLUSTER_MAX_RANKS 16
+#define CLUSTER_UNTOUCHED 0xa5 /* what memory holds where nothing was written */
 
 struct cluster_side {
 	struct kvf_parallel parallel;
@@ -71,6 +72,9 @@ struct cluster_request {
 	uint32_t cached_blocks; /* leading blocks that the decode side has */
 };
 
+/* Fails the test with the status and its sentence. */
+void cluster_must(enum kvf_status status);
+const char *cluster_side_name(int side); /* "prefill", "decode" */
 void cluster_open(struct cluster *cluster, const struct cluster_spec *spec);
 void cluster_connect(struct cluster *cluster);
 void cluster_close(struct cluster *cluster);
