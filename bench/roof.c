@@ -59,13 +59,13 @@ static void *copy_share(void *argument)
 
 struct answer roof_copy(const struct roof *roof, const struct pair_spec *spec, const unsigned char *src_pool)
 {
-	struct copier copiers[MAX_THREADS];
+	struct copier copiers[MAX_THREADS] = {{roof, &spec->shape, src_pool, 0, spec->workers}};
 	pthread_t threads[MAX_THREADS];
 	struct answer answer = {.begin_ns = now_ns()};
 
-	for (uint32_t i = 0; i < spec->workers; i++) {
+	for (uint32_t i = 1; i < spec->workers; i++) {
 		copiers[i] = (struct copier){roof, &spec->shape, src_pool, i, spec->workers};
-		if (i > 0 && pthread_create(&threads[i], NULL, copy_share, &copiers[i]) != 0)
+		if (pthread_create(&threads[i], NULL, copy_share, &copiers[i]) != 0)
 			give_up("a thread could not be started");
 	}
 	(void)copy_share(&copiers[0]);

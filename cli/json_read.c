@@ -152,7 +152,7 @@ static bool skip_utf8(struct reader *reader)
 
 static bool read_string(struct reader *reader)
 {
-	uint32_t index;
+	uint32_t index = 0;
 
 	reader->at++;
 	if (!push(reader, JSON_STRING, &index))
@@ -187,7 +187,7 @@ static bool skip_digits(struct reader *reader)
 
 static bool read_number(struct reader *reader)
 {
-	uint32_t index;
+	uint32_t index = 0;
 
 	if (!push(reader, JSON_NUMBER, &index))
 		return false;
@@ -217,7 +217,7 @@ static bool read_number(struct reader *reader)
 
 static bool read_word(struct reader *reader, const char *word, enum json_type type)
 {
-	uint32_t index, len = (uint32_t)strlen(word);
+	uint32_t index = 0, len = (uint32_t)strlen(word);
 
 	if (reader->len - reader->at < len || memcmp(reader->text + reader->at, word, len) != 0)
 		return fail(reader, "not a JSON value");

@@ -45,7 +45,7 @@ static enum kvf_status open_front(kvf_agent *agent)
 		size *= 2;
 	agent->live_mask = size - 1;
 	agent->sessions = calloc(agent->options.max_sessions, sizeof(struct front_session));
-	agent->states = calloc(agent->options.max_sessions, sizeof(uint64_t));
+	agent->states = calloc(agent->options.max_sessions, sizeof(*agent->states));
 	agent->live_heads = malloc(size * sizeof(uint32_t));
 	if (agent->sessions == NULL || agent->states == NULL || agent->live_heads == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for %u sessions", agent->options.max_sessions);
