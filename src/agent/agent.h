@@ -19,6 +19,7 @@
 
 #define KVFI_MAX_AGENT_TRANSPORTS 3u
 #define KVFI_ENDPOINT_BYTES       256u
+#define KVFI_DEFAULT_EXPIRY_NS    (UINT64_C(600) * KVFI_NS_PER_S) /* of a tx and its tickets */
 #define KVFI_PEER_EVENTS          4u /* PEER events that may wait, times max_peers */
 
 /* ---- front ---- */
@@ -244,11 +245,16 @@ struct kvf_agent {
 	bool in_turn; /* the inbox will be drained before the owner sleeps */
 	bool sent;    /* a control message went out in this turn */
 	uint64_t next_tick_ns;
-	uint64_t calls_failed; /* ranks of a map that could not be called */
 	enum kvf_status open_status;
 	char open_error[512];
 	bool opened;
 };
+
+/* Every control channel begins with its functions. */
+static inline const struct kvfi_control_ops *kvfi_control_of(const kvf_agent *agent)
+{
+	return ((const struct kvfi_control_base *)(const void *)agent->control)->ops;
+}
 
 /* options.c */
 KVF_MUST_CHECK enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *options);

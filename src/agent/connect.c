@@ -10,8 +10,6 @@
 #include "base/status.h"
 #include "wire/codec.h"
 
-#define DEFAULT_EXPIRY_NS (UINT64_C(600) * KVFI_NS_PER_S)
-
 enum kvf_status kvf_endpoint(kvf_agent *agent, char *buffer, size_t len_bytes)
 {
 	if (agent == NULL || buffer == NULL)
@@ -124,7 +122,7 @@ enum kvf_status kvf_ticket_new(
 	if (status != KVF_OK)
 		return status;
 	memset(&made, 0, sizeof(made));
-	life_ns = params->expires_ns != 0 ? params->expires_ns : DEFAULT_EXPIRY_NS;
+	life_ns = params->expires_ns != 0 ? params->expires_ns : KVFI_DEFAULT_EXPIRY_NS;
 	made.info = (struct kvf_ticket_info){.instance_id = agent->instance->id,
 		.request_id = params->request_id,
 		.attempt = params->attempt,

@@ -85,7 +85,7 @@ static enum kvf_status judge(
 static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, enum kvf_status status,
 	const struct kvf_refusal *refusal)
 {
-	const struct kvfi_control_ops *ops = ((struct kvfi_control_base *)(void *)agent->control)->ops;
+	const struct kvfi_control_ops *ops = kvfi_control_of(agent);
 	struct kvfi_msg msg;
 
 	memset(&msg, 0, sizeof(msg));
@@ -179,12 +179,6 @@ static struct agent_peer *find_called(
 	return NULL;
 }
 
-static void call_other(kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank)
-{
-	if (kvfi_peer_call(agent, endpoint, instance_id, rank) != KVF_OK)
-		agent->calls_failed++; /* requests that need this rank fail by their connect deadline, which names it */
-}
-
 static bool is_connected(const kvf_agent *agent, uint64_t instance_id, uint32_t rank)
 {
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
@@ -206,10 +200,14 @@ static void call_others(kvf_agent *agent, const struct agent_peer *peer)
 		for (uint32_t i = 0; i < peer->by_dp[dp].n; i++) {
 			uint32_t rank = peer->by_dp[dp].pairs[i].src;
 			const char *endpoint = instance->ranks[rank].endpoint;
+			enum kvf_status ignored;
 
-			if (!is_connected(agent, instance->id, rank) && endpoint != NULL &&
-				endpoint[0] != '\0')
-				call_other(agent, endpoint, instance->id, rank);
+			if (is_connected(agent, instance->id, rank) || endpoint == NULL ||
+				endpoint[0] == '\0')
+				continue;
+			/* Requests that need a rank that cannot be called fail by their connect deadline, which names it. */
+			ignored = kvfi_peer_call(agent, endpoint, instance->id, rank);
+			(void)ignored;
 		}
 	}
 }

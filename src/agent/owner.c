@@ -185,7 +185,7 @@ void kvfi_owner_close(kvf_agent *agent)
 	for (uint32_t i = 0; i < agent->n_transports; i++)
 		agent->transports[i].ops->close(agent->transports[i].self);
 	if (agent->control != NULL)
-		((struct kvfi_control_base *)(void *)agent->control)->ops->close(agent->control);
+		kvfi_control_of(agent)->close(agent->control);
 	kvfi_workers_close(agent->workers);
 	kvfi_peers_fini(agent);
 	kvfi_core_close(agent->core);

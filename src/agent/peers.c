@@ -16,11 +16,6 @@
 
 #define CALL_AGAIN_NS (UINT64_C(1) * KVFI_NS_PER_S)
 
-static const struct kvfi_control_ops *control_ops(const kvf_agent *agent)
-{
-	return ((struct kvfi_control_base *)(void *)agent->control)->ops;
-}
-
 uint32_t kvfi_peer_by_incarnation(const kvf_agent *agent, uint64_t incarnation, uint64_t link)
 {
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
@@ -69,7 +64,7 @@ static void forget_way(kvf_agent *agent, struct agent_peer *of)
 
 	of->way = KVFI_NO_WAY;
 	if (way != KVFI_NO_WAY && !kvfi_way_is_used(agent, way))
-		control_ops(agent)->forget(agent->control, way);
+		kvfi_control_of(agent)->forget(agent->control, way);
 }
 
 static void drop_hello(struct agent_peer *peer)
@@ -236,12 +231,12 @@ enum kvf_status kvfi_peer_call(kvf_agent *agent, const char *endpoint, uint64_t 
 
 	if (known_endpoint(agent, endpoint))
 		return KVF_OK;
-	status = control_ops(agent)->connect(agent->control, endpoint, &way);
+	status = kvfi_control_of(agent)->connect(agent->control, endpoint, &way);
 	if (status != KVF_OK)
 		return status;
 	peer = kvfi_peer_new(agent, PEER_CALLING, &slot);
 	if (peer == NULL) {
-		control_ops(agent)->forget(agent->control, way);
+		kvfi_control_of(agent)->forget(agent->control, way);
 		return KVF_EFULL;
 	}
 	(void)snprintf(peer->endpoint, sizeof(peer->endpoint), "%s", endpoint);

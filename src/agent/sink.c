@@ -30,7 +30,7 @@ static bool send_hot(kvf_agent *agent, uint32_t slot, const struct kvfi_msg *msg
 void kvfi_peer_send(kvf_agent *agent, uint32_t slot, struct kvfi_msg *msg)
 {
 	struct agent_peer *peer = &agent->peers[slot];
-	const struct kvfi_control_ops *ops = ((struct kvfi_control_base *)(void *)agent->control)->ops;
+	const struct kvfi_control_ops *ops = kvfi_control_of(agent);
 
 	msg->header.from = agent->incarnation;
 	msg->header.to = peer->incarnation;

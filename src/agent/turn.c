@@ -37,7 +37,7 @@ void kvfi_owner_adopt(kvf_agent *agent)
 		return;
 	atomic_store(&agent->owner, pthread_self());
 	if (agent->control != NULL)
-		((struct kvfi_control_base *)(void *)agent->control)->ops->adopt(agent->control);
+		kvfi_control_of(agent)->adopt(agent->control);
 }
 
 static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t len_bytes)
@@ -264,7 +264,7 @@ static void drain_inbox(kvf_agent *agent)
 static void forget_stranger(kvf_agent *agent, uint32_t way)
 {
 	if (way != KVFI_NO_WAY && !kvfi_way_is_used(agent, way))
-		((struct kvfi_control_base *)(void *)agent->control)->ops->forget(agent->control, way);
+		kvfi_control_of(agent)->forget(agent->control, way);
 }
 
 static void control_message(kvf_agent *agent, struct kvfi_received *received)
@@ -289,7 +289,7 @@ static void control_message(kvf_agent *agent, struct kvfi_received *received)
 static bool drain_control(kvf_agent *agent)
 {
 	struct kvfi_received *received = (struct kvfi_received *)(void *)agent->frame;
-	const struct kvfi_control_ops *ops = ((struct kvfi_control_base *)(void *)agent->control)->ops;
+	const struct kvfi_control_ops *ops = kvfi_control_of(agent);
 	int n = 0;
 
 	while (n < MESSAGES_A_TURN) {

@@ -10,8 +10,6 @@
 #include "base/clock.h"
 #include "base/status.h"
 
-#define DEFAULT_EXPIRY_NS (UINT64_C(600) * KVFI_NS_PER_S)
-
 enum kvf_status kvf_tx_open(kvf_agent *agent, const struct kvf_tx_params *params, kvf_session *session_out)
 {
 	enum kvf_status status = kvfi_front_role(agent, KVF_PREFILL);
@@ -40,7 +38,7 @@ enum kvf_status kvf_tx_open(kvf_agent *agent, const struct kvf_tx_params *params
 	input.u.tx_open = (struct kvfi_in_tx_open){.request_id = params->request_id,
 		.attempt = params->attempt,
 		.prompt_len = params->prompt_len,
-		.expires_ns = params->expires_ns != 0 ? params->expires_ns : DEFAULT_EXPIRY_NS};
+		.expires_ns = params->expires_ns != 0 ? params->expires_ns : KVFI_DEFAULT_EXPIRY_NS};
 	(void)atomic_fetch_add(&agent->unreleased, 1);
 	if (!kvfi_owner_input(agent, &input)) {
 		(void)atomic_fetch_sub(&agent->unreleased, 1);

@@ -349,7 +349,6 @@ static void choose_group(struct kvfi_core *core, struct session *session, uint32
 	const struct kvfi_pair_list *chosen = &core->peers[peer].info.by_dp[dp_index];
 
 	session->dp_index = dp_index;
-	session->claimed = true;
 	kvfi_list_for_each_safe (at, &session->links) {
 		struct link *link = kvfi_container_of(at, struct link, in_session);
 

@@ -56,7 +56,6 @@ struct session {
 
 	/* tx */
 	struct kvfi_tx_slice *slices, *slices_tail;
-	uint32_t n_slices;
 	bool last_given;
 	bool bound; /* a decode instance and DP index have asked */
 	uint64_t decode_instance;
@@ -79,7 +78,6 @@ struct session {
 	uint32_t aux_in;    /* links whose aux RESULT is in */
 	uint32_t proven;    /* links with a proof */
 	uint32_t sums_open; /* sums that still read the blocks */
-	bool claimed;       /* dp_index was unknown and is chosen now */
 };
 
 enum link_kind {

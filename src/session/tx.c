@@ -131,7 +131,6 @@ void tx_send(struct kvfi_core *core, uint32_t slot, struct kvfi_tx_slice *slice)
 	else
 		session->slices = slice;
 	session->slices_tail = slice;
-	session->n_slices++;
 	session->stats.slices++;
 	session->last_given = slice->last;
 	kvfi_list_for_each (at, &session->links) {
