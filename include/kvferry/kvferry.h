@@ -508,8 +508,21 @@ struct kvf_options {
 	uint32_t max_regions;     /* default 64 */
 	enum kvf_verify verify;
 	uint64_t connect_timeout_ns; /* handshake; default 10 s; 0 = off */
-	/* first byte or grant of a slice to its RESULT; default 60 s; 0 = off */
+	/* Deadlines, by the monotonic clock; 0 = off. See docs/safety.md.
+	 * queue: a session waits: from its admission, between its slices, for its aux data; default 60 s */
+	uint64_t queue_timeout_ns;
+	/* transfer: first byte or grant of a slice to its RESULT; default 60 s */
 	uint64_t transfer_timeout_ns;
+	/* stall: no byte of the session moved while a slice moves; default 10 s; at most the transfer timeout */
+	uint64_t stall_timeout_ns;
+	/* quiet: from a cancel in flight to its proof; then the recovery ladder begins; default 5 s */
+	uint64_t quiet_timeout_ns;
+	uint64_t ping_ns; /* how often a peer that says nothing is asked; default 1 s */
+	uint64_t
+		silence_timeout_ns; /* a peer that says nothing for so long is lost; default 5 s; more than ping_ns */
+	uint64_t progress_timeout_ns; /* work in flight and no byte moved anywhere: unhealthy; default 60 s */
+	/* sessions that the whole ladder could not release before the agent is unhealthy; default 16 */
+	uint32_t stuck_budget;
 };
 
 /* kvf_options_init - defaults into *options, and the size of the struct that this program was compiled with.
@@ -556,7 +569,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_alloc(
 /* kvf_free - gives memory from kvf_alloc back.
  *
  * Threads: the one that polls. Blocks: for a turn of the agent.
- * Returns KVF_EBUSY while a declared layout lies in it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ * Returns KVF_EBUSY while a declared layout lies in it or an unreleased session touches it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_free(kvf_agent *agent, kvf_region region);
 
@@ -572,7 +585,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_register(
 /* kvf_unregister - as kvf_free, for memory that stays the caller's.
  *
  * Threads: the one that polls. Blocks: for a turn of the agent.
- * Returns KVF_EBUSY while a declared layout lies in it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ * Returns KVF_EBUSY while a declared layout lies in it or an unreleased session touches it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_unregister(kvf_agent *agent, kvf_region region);
 
@@ -820,6 +833,70 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_error(
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_bad_blocks(
 	kvf_agent *agent, kvf_session session, uint32_t group, int32_t *ids, uint32_t max, uint32_t *n_out);
 
+enum kvf_cancel_result {
+	/* a handle this agent never issued, or none at all */
+	KVF_CANCEL_NOT_CANCELLABLE = 1,
+	/* nothing had left this agent and nothing will: its memory is yours */
+	KVF_CANCEL_BEFORE_ADVERTISE = 2,
+	/* it is over and released */
+	KVF_CANCEL_ALREADY_COMPLETE = 3,
+	/* both ends are being told; wait for RELEASED */
+	KVF_CANCEL_REQUESTED_IN_FLIGHT = 4,
+	/* as REQUESTED_IN_FLIGHT, and the agent is unhealthy */
+	KVF_CANCEL_BACKEND_UNHEALTHY = 5,
+	/* kvf_cancel_request only: no session, quarantined session or remembered request of that id */
+	KVF_CANCEL_NOT_FOUND = 6
+};
+
+/* kvf_cancel - ask both ends of a session to stop; returns at once.
+ *
+ * The outcome is CANCELLED unless it was told already. One KVF_EVENT_RELEASED follows in every case but NOT_CANCELLABLE and ALREADY_COMPLETE; an
+ * engine frees at a safe result or at RELEASED, never at both. Asking twice is fine.
+ * @session  may be stale: a handle that was once issued is ALREADY_COMPLETE
+ * @reason   for the other side's log; copied; NULL, or at most 255 bytes (more are cut)
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns an enum kvf_cancel_result; see kvf_cancel_is_safe. Since 0.1.
+ */
+KVF_API enum kvf_cancel_result kvf_cancel(kvf_agent *agent, kvf_session session, const char *reason);
+
+/* kvf_cancel_request - kvf_cancel of every session of this agent with that request id and attempt.
+ *
+ * Threads: any. Blocks: never; linear in max_sessions. Allocates: no.
+ * Returns the least safe result of its sessions, KVF_CANCEL_ALREADY_COMPLETE for one that is remembered, else KVF_CANCEL_NOT_FOUND. Since 0.1.
+ */
+KVF_API enum kvf_cancel_result kvf_cancel_request(
+	kvf_agent *agent, uint64_t request_id, uint32_t attempt, const char *reason);
+
+/* kvf_cancel_is_safe - 1 when the engine may free the memory now (BEFORE_ADVERTISE, ALREADY_COMPLETE, NOT_FOUND); else 0: wait for RELEASED.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
+KVF_API int kvf_cancel_is_safe(enum kvf_cancel_result result);
+
+/* kvf_cancel_result_name - "before-advertise" and so on; "unknown" for a number that is none.
+ *
+ * Threads: any. Blocks: never. Allocates: no. Since 0.1.
+ */
+KVF_API const char *kvf_cancel_result_name(enum kvf_cancel_result result);
+
+/* kvf_hold - decode agents: the request of this ticket is wanted, though its kvf_rx_open comes later.
+ *
+ * Tells its prefill ranks every second, until kvf_rx_open of the request, kvf_hold_drop, or the ticket's expiry. Their queue deadline for it rests
+ * until 5 s after the last word. Connects as kvf_connect_ticket does.
+ * @ticket  not kept
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns KVF_ETICKET (damaged, expired), KVF_EFULL (max_sessions tickets are held), KVF_EINVAL (role), and as kvf_connect. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_hold(kvf_agent *agent, const void *ticket, size_t ticket_bytes);
+
+/* kvf_hold_drop - the request is not wanted any more.
+ *
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_ENOTFOUND when it is not held, KVF_ETICKET, KVF_EFULL (the inbox; try again). Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_hold_drop(
+	kvf_agent *agent, const void *ticket, size_t ticket_bytes);
+
 /* kvf_session_close - give the handle back; it is stale from then on.
  *
  * Threads: the one that polls. Blocks: never. Allocates: no.
@@ -879,6 +956,46 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_wait(kvf_agent *agent, uint64_t timeo
  * Returns KVF_OK, KVF_TIMED_OUT with the number that is left, KVF_EINVAL. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_drain(kvf_agent *agent, uint64_t bound_ns);
+
+/* ------------------------------------------------------------------ health */
+
+enum kvf_health_reason {
+	KVF_HEALTH_OK = 0,
+	/* sessions whose outcome is not told are in flight, and nothing moved for the progress deadline */
+	KVF_HEALTH_WEDGED = 1,
+	/* more sessions than stuck_budget that the whole recovery ladder could not release */
+	KVF_HEALTH_STUCK = 2
+};
+
+/* A snapshot; times in nanoseconds. */
+struct kvf_health {
+	uint32_t healthy; /* 1 or 0; it can come back */
+	enum kvf_health_reason reason;
+	char text[160];        /* the reason with its numbers, and the peer it is about; "" when healthy */
+	uint32_t in_flight;    /* sessions whose outcome is not told and that have begun */
+	uint32_t quarantined;  /* outcome told, release not proven */
+	uint32_t stuck;        /* quarantined, and the ladder has come to its end */
+	uint32_t stuck_budget; /* of the options */
+	uint32_t lost_peers;   /* peers that were up, are wanted, and are not up */
+	uint32_t barred_links; /* connections dropped by the ladder whose memory is not proven yet */
+	uint64_t quarantined_bytes;
+	uint64_t oldest_quarantine_ns; /* age; 0 = none */
+	uint64_t since_progress_ns;    /* since a byte moved anywhere; 0 while nothing is in flight */
+	uint64_t progress_timeout_ns;  /* of the options */
+	/* steps of the recovery ladder so far: sessions that came to each */
+	uint64_t ladder_quiet, ladder_fence, ladder_drop, ladder_stuck;
+	uint64_t recovered;   /* quarantined sessions that a step of the ladder released */
+	uint64_t peer_losses; /* peers lost so far, by any cause */
+	uint64_t snapshot_ns; /* when it was taken, monotonic */
+};
+
+/* kvf_health - how the agent is, as of its last turn (at most 100 ms ago while anything is in flight or quarantined).
+ *
+ * Slow but moving is healthy; one quarantined session on an idle agent is healthy. Never depends on new work.
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns KVF_EINVAL. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_health(kvf_agent *agent, struct kvf_health *health_out);
 
 #ifdef __cplusplus
 }

@@ -23,7 +23,14 @@ void kvf_options_init(struct kvf_options *options)
 	options->max_block_ids = UINT64_C(4) << 20;
 	options->max_regions = 64;
 	options->connect_timeout_ns = 10 * KVFI_NS_PER_S;
+	options->queue_timeout_ns = 60 * KVFI_NS_PER_S;
 	options->transfer_timeout_ns = 60 * KVFI_NS_PER_S;
+	options->stall_timeout_ns = 10 * KVFI_NS_PER_S;
+	options->quiet_timeout_ns = 5 * KVFI_NS_PER_S;
+	options->ping_ns = 1 * KVFI_NS_PER_S;
+	options->silence_timeout_ns = 5 * KVFI_NS_PER_S;
+	options->progress_timeout_ns = 60 * KVFI_NS_PER_S;
+	options->stuck_budget = 16;
 }
 
 struct limit {

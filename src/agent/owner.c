@@ -124,7 +124,12 @@ static enum kvf_status open_core(kvf_agent *agent)
 		.max_block_ids = agent->options.max_block_ids,
 		.verify = agent->options.verify,
 		.connect_timeout_ns = agent->options.connect_timeout_ns,
-		.transfer_timeout_ns = agent->options.transfer_timeout_ns};
+		.queue_timeout_ns = agent->options.queue_timeout_ns,
+		.transfer_timeout_ns = agent->options.transfer_timeout_ns,
+		.stall_timeout_ns = agent->options.stall_timeout_ns,
+		.quiet_timeout_ns = agent->options.quiet_timeout_ns,
+		.progress_timeout_ns = agent->options.progress_timeout_ns,
+		.stuck_budget = agent->options.stuck_budget};
 	struct kvfi_sink sink;
 
 	kvfi_sink_fill(agent, &sink);

@@ -125,16 +125,17 @@ void kvfi_watches_look(kvf_agent *agent)
 {
 	for (uint32_t i = agent->n_watches; i-- > 0;) {
 		struct watch watch;
-		struct kvfi_input input = {.kind = KVFI_IN_QUIET};
+		struct kvfi_input input = {.kind = KVFI_IN_PROOF};
 
 		if (i >= agent->n_watches)
 			continue;
 		watch = agent->watches[i];
-		if (!transport_of(agent, watch.peer)
-				->ops->quiet(transport_of(agent, watch.peer)->self, watch.link))
+		input.u.proof.link = watch.link;
+		input.u.proof.proof = transport_of(agent, watch.peer)
+		                              ->ops->proof(transport_of(agent, watch.peer)->self, watch.link);
+		if (input.u.proof.proof == KVF_PROOF_NONE)
 			continue;
 		agent->watches[i] = agent->watches[--agent->n_watches];
-		input.u.quiet_link = watch.link;
 		kvfi_owner_step(agent, &input);
 	}
 }

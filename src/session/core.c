@@ -514,11 +514,14 @@ static void dispatch(struct kvfi_core *core, const struct kvfi_input *input)
 	case KVFI_IN_SUMMED:
 		rx_summed(core, input->u.summed.link, input->u.summed.sum);
 		return;
-	case KVFI_IN_QUIET:
-		rx_quiet(core, input->u.quiet_link);
+	case KVFI_IN_PROOF:
+		rx_proof(core, &input->u.proof);
 		return;
 	case KVFI_IN_END_ALL:
 		end_all(core, input->u.end_status);
+		return;
+	case KVFI_IN_CANCEL:
+	case KVFI_IN_HOLD:
 		return;
 	}
 }

@@ -8,6 +8,9 @@
  *   result.c  RESULTs out, ACKs in            rx.c       receiving sessions, REQUEST, CLAIM, GO
  *   arrival.c RESULTs in, coverage, aux       ending.c   outcome, release and their proofs
  *   memory.c  bounded memory of what has ended
+ *   cancel.c  cancel from this side, and what it tells  deadline.c the deadlines of a session
+ *   hold.c    requests that are wanted before they are asked for
+ *   ladder.c  quarantine and what is done about it      health.c   what the core knows of its health
  */
 #ifndef KVFI_SESSION_CORE_H
 #define KVFI_SESSION_CORE_H
@@ -24,7 +27,10 @@ struct kvfi_core_config {
 	uint32_t max_peers, max_sessions, max_links, max_deliveries;
 	uint64_t max_block_ids; /* of peers' requests */
 	enum kvf_verify verify;
-	uint64_t connect_timeout_ns, transfer_timeout_ns; /* 0 = off */
+	/* 0 = off; as in struct kvf_options */
+	uint64_t connect_timeout_ns, queue_timeout_ns, transfer_timeout_ns, stall_timeout_ns,
+		quiet_timeout_ns, progress_timeout_ns;
+	uint32_t stuck_budget;
 };
 
 /* A slice of a sending session: made by the caller, unchanged until the session was released. */
@@ -70,8 +76,10 @@ enum kvfi_input_kind {
 	KVFI_IN_TX_DONE = 11,
 	KVFI_IN_RX_DONE = 12,
 	KVFI_IN_SUMMED = 13,
-	KVFI_IN_QUIET = 14,
-	KVFI_IN_END_ALL = 15
+	KVFI_IN_PROOF = 14,
+	KVFI_IN_END_ALL = 15,
+	KVFI_IN_CANCEL = 16,
+	KVFI_IN_HOLD = 17
 };
 
 struct kvfi_in_self { /* once, before any session */
@@ -121,6 +129,24 @@ struct kvfi_in_done {
 	const char *reason;
 };
 
+/* CANCEL: from this side's user. */
+struct kvfi_in_cancel {
+	enum kvf_status status; /* KVF_CANCELLED */
+	const char *reason;     /* at most 255 bytes; not kept */
+};
+
+struct kvfi_in_hold {
+	uint64_t instance_id, request_id;
+	uint32_t attempt, dp_index;
+	uint64_t expires_ns; /* from now; 0: no longer wanted */
+};
+
+/* The transport has a proof that a revoked grant is quiet. */
+struct kvfi_in_proof {
+	uint32_t link;
+	enum kvf_proof proof;
+};
+
 struct kvfi_input {
 	enum kvfi_input_kind kind;
 	uint32_t session; /* slot: TX_*, RX_OPEN, SESSION_CLOSE */
@@ -139,7 +165,9 @@ struct kvfi_input {
 			uint32_t link;
 			uint64_t sum;
 		} summed;
-		uint32_t quiet_link;
+		struct kvfi_in_proof proof;
+		struct kvfi_in_cancel cancel;
+		struct kvfi_in_hold hold;
 		enum kvf_status end_status;
 	} u;
 };
@@ -190,7 +218,7 @@ struct kvfi_sink {
 	void (*post_cancel)(void *self, uint32_t delivery, uint32_t peer);
 	enum kvf_status (*grant)(void *self, const struct kvfi_core_grant *grant, uint32_t *lease_slot_out,
 		uint32_t *lease_generation_out);
-	/* No more stores under it; QUIET follows when none is in flight, however late. */
+	/* No more stores under it; PROOF follows when none is in flight, however late. */
 	void (*revoke)(void *self, uint32_t link, uint32_t peer);
 	void (*release)(void *self, uint32_t link, uint32_t peer);
 	/* One-sided paths: sum what has arrived; SUMMED follows. The bound stays valid until then. */
@@ -200,6 +228,15 @@ struct kvfi_sink {
 	void (*state)(void *self, uint32_t session, enum kvf_session_state state);
 	/* The time for statistics of one step's own work; no decision depends on it. */
 	uint64_t (*stamp)(void *self);
+	/* QUEUED -> ADVERTISED in the word that kvf_cancel reads; asked before the first permission or byte of a session leaves. False: cancelled first;
+	 * nothing may leave, and CANCEL is on its way here. */
+	bool (*advertise)(void *self, uint32_t session);
+	/* Numbers that change while bytes of this post, or under this grant, move. */
+	uint64_t (*post_moved)(void *self, uint32_t delivery, uint32_t peer);
+	uint64_t (*grant_moved)(void *self, uint32_t link, uint32_t peer);
+	/* The ladder's steps; done after this core step. Fence: PROOF may follow. Drop: connections are closed, the link is barred, PEER_DOWN follows. */
+	void (*fence)(void *self, uint32_t peer);
+	void (*drop)(void *self, uint32_t peer, const char *reason);
 };
 
 /* What was dropped, for logs and metrics. */
@@ -224,6 +261,8 @@ bool kvfi_core_peer_free(const struct kvfi_core *core, uint32_t peer);
 /* When it wants a TICK at the latest; KVFI_NEVER if nothing waits for time. */
 uint64_t kvfi_core_next_ns(const struct kvfi_core *core);
 const struct kvfi_core_counters *kvfi_core_counters(const struct kvfi_core *core);
+/* What kvf_health tells; constant work. */
+void kvfi_core_health(const struct kvfi_core *core, uint64_t now_ns, struct kvf_health *health_out);
 /* Linear in the tables. */
 void kvfi_core_usage(const struct kvfi_core *core, struct kvfi_core_usage *usage_out);
 /* Hash of what a slice names, for comparing a data stream's header with its RESULT. */

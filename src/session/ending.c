@@ -223,14 +223,14 @@ void rx_link_end(struct kvfi_core *core, struct link *link)
 		rx_prove(core, link, KVF_PROOF_WRITER_QUIET);
 }
 
-/* The transport has seen that no store of a revoked grant is in flight. */
-void rx_quiet(struct kvfi_core *core, uint32_t index)
+/* The transport knows that no store of a revoked grant is in flight, and why. */
+void rx_proof(struct kvfi_core *core, const struct kvfi_in_proof *proof)
 {
-	struct link *link = &core->links[index];
+	struct link *link = &core->links[proof->link];
 
 	if (link->kind != LINK_RX || !link->revoked)
 		return;
-	rx_prove(core, link, link->receiver_applied ? KVF_PROOF_LOCAL_EPOCH : KVF_PROOF_LEASE);
+	rx_prove(core, link, proof->proof);
 }
 
 void rx_link_over(struct kvfi_core *core, struct link *link)

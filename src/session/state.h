@@ -371,7 +371,7 @@ void session_wake(struct kvfi_core *core, struct session *session);
 void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof);
 void rx_link_end(struct kvfi_core *core, struct link *link); /* revoke, CANCEL */
 void rx_link_over(struct kvfi_core *core, struct link *link);
-void rx_quiet(struct kvfi_core *core, uint32_t link);
+void rx_proof(struct kvfi_core *core, const struct kvfi_in_proof *proof);
 
 /* memory.c */
 enum kvf_status memory_init(struct memory *memory, uint32_t max);

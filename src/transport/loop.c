@@ -399,7 +399,7 @@ const struct kvfi_transport_ops kvfi_transport_loop = {
 	.cancel = kvfi_loop_cancel,
 	.grant = kvfi_loop_grant,
 	.revoke = kvfi_loop_revoke,
-	.quiet = kvfi_loop_quiet,
+	.proof = kvfi_loop_proof,
 	.release = kvfi_loop_release,
 	.send_frame =
 		NULL, /* a frame is told by the receiver's own poll(); the in-process channel is as fast */

@@ -85,7 +85,7 @@ void kvfi_loop_poll(struct kvfi_transport *transport);
 enum kvf_status kvfi_loop_grant(struct kvfi_transport *transport, const struct kvfi_rx_grant *rx,
 	uint32_t *lease_slot_out, uint32_t *lease_generation_out);
 void kvfi_loop_revoke(struct kvfi_transport *transport, uint32_t grant_id);
-bool kvfi_loop_quiet(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_proof kvfi_loop_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_loop_release(struct kvfi_transport *transport, uint32_t grant_id);
 
 #endif

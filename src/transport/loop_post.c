@@ -210,9 +210,9 @@ void kvfi_loop_revoke(struct kvfi_transport *transport, uint32_t grant_id)
 	kvfi_lease_revoke(lease_of(transport, grant_id));
 }
 
-bool kvfi_loop_quiet(struct kvfi_transport *transport, uint32_t grant_id)
+enum kvf_proof kvfi_loop_proof(struct kvfi_transport *transport, uint32_t grant_id)
 {
-	return kvfi_lease_quiet(lease_of(transport, grant_id));
+	return kvfi_lease_quiet(lease_of(transport, grant_id)) ? KVF_PROOF_LEASE : KVF_PROOF_NONE;
 }
 
 void kvfi_loop_release(struct kvfi_transport *transport, uint32_t grant_id)

@@ -197,7 +197,7 @@ void kvfi_shm_cancel(struct kvfi_transport *transport, uint64_t post_id);
 enum kvf_status kvfi_shm_grant(struct kvfi_transport *transport, const struct kvfi_rx_grant *grant,
 	uint32_t *lease_slot_out, uint32_t *lease_generation_out);
 void kvfi_shm_revoke(struct kvfi_transport *transport, uint32_t grant_id);
-bool kvfi_shm_quiet(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_proof kvfi_shm_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_shm_release(struct kvfi_transport *transport, uint32_t grant_id);
 
 #endif

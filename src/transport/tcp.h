@@ -250,7 +250,7 @@ void kvfi_tcp_cancel(struct kvfi_transport *transport, uint64_t post_id);
 enum kvf_status kvfi_tcp_grant(struct kvfi_transport *transport, const struct kvfi_rx_grant *rx,
 	uint32_t *lease_slot_out, uint32_t *lease_generation_out);
 void kvfi_tcp_revoke(struct kvfi_transport *transport, uint32_t grant_id);
-bool kvfi_tcp_quiet(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_proof kvfi_tcp_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_tcp_release(struct kvfi_transport *transport, uint32_t grant_id);
 
 static inline void kvfi_tcp_queue_init(struct tcp_queue *queue)

@@ -264,7 +264,7 @@ void kvfi_tcp_revoke(struct kvfi_transport *transport, uint32_t grant_id)
 	kvfi_tcp_wake(self);
 }
 
-bool kvfi_tcp_quiet(struct kvfi_transport *transport, uint32_t grant_id)
+enum kvf_proof kvfi_tcp_proof(struct kvfi_transport *transport, uint32_t grant_id)
 {
 	struct tcp_transport *self = kvfi_tcp_self(transport);
 	bool quiet;
@@ -273,7 +273,7 @@ bool kvfi_tcp_quiet(struct kvfi_transport *transport, uint32_t grant_id)
 	kvfi_tcp_lock(self);
 	quiet = kvfi_lease_quiet(&self->grants[grant_id].lease) && self->grants[grant_id].begun == 0;
 	kvfi_tcp_unlock(self);
-	return quiet;
+	return quiet ? KVF_PROOF_LOCAL_EPOCH : KVF_PROOF_NONE;
 }
 
 void kvfi_tcp_release(struct kvfi_transport *transport, uint32_t grant_id)

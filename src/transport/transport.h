@@ -10,9 +10,13 @@
  *    stores nothing more for this post.
  *  - Receiver-applied transports tell KVFI_DONE_RX exactly once per SLICE that begins under a grant: KVF_OK when all its bytes are in the blocks,
  *    else why not (KVF_STREAM_BROKEN when the stream ended early; KVF_OUT_OF_RANGE ...). One-sided ones never tell it.
- *  - No byte is stored under a grant once revoke() was called and quiet() has returned true. A store happens only between lease enter and leave,
+ *  - No byte is stored under a grant once revoke() was called and proof() has named one. A store happens only between lease enter and leave,
  *    at most KVFI_CHUNK_BYTES each, and only at addresses that the receiver's own layout and block ids give.
- *  - release() ends a grant: its memory (plan, ids) is the caller's again. Only after quiet() or after its session completed.
+ *  - cancel() and revoke() are accepted, never proofs. A grant stays provable after disconnect() of its peer, for as long as it is not released: what
+ *    the proof needs (lease words, the writer's pidfd, its fence) is kept until the last grant of that connection is released and, for a fence, until
+ *    the writer has left or is known to be unable to store.
+ *  - release() ends a grant: its memory (plan, ids) is the caller's again. Only after a proof or after its session completed. Handles that the
+ *    transport keeps for it are let go by the last guard: its release, or close().
  *  - Data from the wire is hostile: bad bytes close that peer's data connection (KVFI_DONE_BROKEN with KVF_PROTOCOL) and touch nothing.
  *  - After disconnect() returned no completion names that peer, except KVFI_DONE_TX of its open posts and KVFI_DONE_RX of begun slices, which still come.
  *  - close() stops everything, completes what is open, joins its threads.
@@ -150,8 +154,16 @@ struct kvfi_transport_ops {
 	enum kvf_status (*grant)(struct kvfi_transport *transport, const struct kvfi_rx_grant *grant,
 		uint32_t *lease_slot_out, uint32_t *lease_generation_out);
 	void (*revoke)(struct kvfi_transport *transport, uint32_t grant_id);
-	bool (*quiet)(struct kvfi_transport *transport, uint32_t grant_id);
+	/* Why no store of a revoked grant is in flight and none will follow: KVF_PROOF_LOCAL_EPOCH, _LEASE, _PROCESS_EXIT, _FENCED; or KVF_PROOF_NONE, not
+	 * proven yet. Never blocks; asked again on a timer. */
+	enum kvf_proof (*proof)(struct kvfi_transport *transport, uint32_t grant_id);
 	void (*release)(struct kvfi_transport *transport, uint32_t grant_id);
+	/* Receiver: take from this peer the power to store into this process, though it does not answer. Other writers go on. KVF_OK: begun, proof() will
+	 * name KVF_PROOF_FENCED for its revoked grants; KVF_EUNSUPPORTED: not here, nothing was changed. Receiver-applied transports need none: KVF_OK. */
+	enum kvf_status (*fence)(struct kvfi_transport *transport, uint32_t peer);
+	/* Numbers that change while bytes of an open post, or under a grant, move; for deadlines alone. */
+	uint64_t (*post_moved)(struct kvfi_transport *transport, uint64_t post_id);
+	uint64_t (*grant_moved)(struct kvfi_transport *transport, uint32_t grant_id);
 
 	/* A hot control frame (RESULT, ACK, ...) over a socket this transport has anyway. False: not possible (now); use the control channel. NULL: never. */
 	bool (*send_frame)(

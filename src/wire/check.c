@@ -225,6 +225,7 @@ enum kvf_status kvfi_msg_check(const struct kvfi_msg *msg, enum kvf_status wrong
 	case KVFI_MSG_REQUEST:
 		return check_request(&check, &msg->u.request);
 	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_HOLD_OK:
 		return check_most(&check, "known", msg->u.request_ok.known, 0, 1);
 	case KVFI_MSG_CLAIM:
 		return check_most(&check, "dp", msg->u.claim.dp_index, 0, KVF_MAX_RANKS - 1);
@@ -241,6 +242,7 @@ enum kvf_status kvfi_msg_check(const struct kvfi_msg *msg, enum kvf_status wrong
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 	case KVFI_MSG_BYE:
+	case KVFI_MSG_HOLD:
 		return KVF_OK;
 	}
 	return kvfi_fail(wrong, "message: type: %u is none", (unsigned)msg->header.type);

@@ -89,7 +89,7 @@ static enum kvf_status get_header(struct kvfi_reader *reader, struct kvfi_msg_he
 	if (length != reader->len_bytes || length > KVFI_WIRE_MAX_BYTES)
 		return kvfi_fail(KVF_PROTOCOL, "message: length: it says %u, there are %zu bytes, at most %u",
 			length, reader->len_bytes, KVFI_WIRE_MAX_BYTES);
-	if (type < KVFI_MSG_HELLO || type > KVFI_MSG_BYE)
+	if (type < KVFI_MSG_HELLO || type > KVFI_MSG_LAST)
 		return kvfi_fail(KVF_PROTOCOL, "message: type: %u is none", type);
 	header->type = (enum kvfi_msg_type)type;
 	header->attempt = kvfi_get_u32(reader);

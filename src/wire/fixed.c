@@ -163,6 +163,7 @@ void kvfi_fixed_put(struct kvfi_writer *writer, const struct kvfi_msg *msg)
 {
 	switch (msg->header.type) {
 	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_HOLD_OK:
 		put_request_ok(writer, &msg->u.request_ok);
 		break;
 	case KVFI_MSG_CLAIM:
@@ -185,6 +186,7 @@ void kvfi_fixed_put(struct kvfi_writer *writer, const struct kvfi_msg *msg)
 		put_ping(writer, &msg->u.ping);
 		break;
 	case KVFI_MSG_QUIET:
+	case KVFI_MSG_HOLD:
 	case KVFI_MSG_BYE:
 	case KVFI_MSG_HELLO:
 	case KVFI_MSG_HELLO_OK:
@@ -198,6 +200,7 @@ static enum kvf_status get_body(struct kvfi_reader *reader, struct kvfi_msg *msg
 {
 	switch (msg->header.type) {
 	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_HOLD_OK:
 		get_request_ok(reader, &msg->u.request_ok);
 		break;
 	case KVFI_MSG_CLAIM:
@@ -218,6 +221,7 @@ static enum kvf_status get_body(struct kvfi_reader *reader, struct kvfi_msg *msg
 		get_ping(reader, &msg->u.ping);
 		break;
 	case KVFI_MSG_QUIET:
+	case KVFI_MSG_HOLD:
 	case KVFI_MSG_BYE:
 	case KVFI_MSG_HELLO:
 	case KVFI_MSG_HELLO_OK:

@@ -43,6 +43,10 @@ const char *kvfi_msg_name(enum kvfi_msg_type type)
 		return "PONG";
 	case KVFI_MSG_BYE:
 		return "BYE";
+	case KVFI_MSG_HOLD:
+		return "HOLD";
+	case KVFI_MSG_HOLD_OK:
+		return "HOLD_OK";
 	}
 	return "UNKNOWN";
 }
@@ -65,6 +69,8 @@ bool kvfi_msg_is_hot(enum kvfi_msg_type type)
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 	case KVFI_MSG_BYE:
+	case KVFI_MSG_HOLD:
+	case KVFI_MSG_HOLD_OK:
 		return false;
 	}
 	return false;
@@ -181,6 +187,8 @@ enum kvf_status kvfi_msg_dup(const struct kvfi_msg *msg, struct kvfi_msg *copy_o
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 	case KVFI_MSG_BYE:
+	case KVFI_MSG_HOLD:
+	case KVFI_MSG_HOLD_OK:
 		break;
 	}
 	if (status == KVF_OK)

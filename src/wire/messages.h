@@ -30,7 +30,10 @@ enum kvfi_msg_type {
 	KVFI_MSG_QUIET = 11,
 	KVFI_MSG_PING = 12,
 	KVFI_MSG_PONG = 13,
-	KVFI_MSG_BYE = 14
+	KVFI_MSG_BYE = 14,
+	KVFI_MSG_HOLD = 15,    /* (id, attempt) is still wanted; no body */
+	KVFI_MSG_HOLD_OK = 16, /* known: 1 when a tx is open for it */
+	KVFI_MSG_LAST = KVFI_MSG_HOLD_OK
 };
 
 struct kvfi_msg_header {
@@ -160,7 +163,7 @@ struct kvfi_msg {
 		struct kvfi_msg_hello hello; /* HELLO, HELLO_OK */
 		struct kvfi_msg_refuse refuse;
 		struct kvfi_msg_request request;
-		struct kvfi_msg_request_ok request_ok;
+		struct kvfi_msg_request_ok request_ok; /* REQUEST_OK, HOLD_OK */
 		struct kvfi_msg_claim claim;
 		struct kvfi_msg_go go;
 		struct kvfi_msg_result result;

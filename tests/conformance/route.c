@@ -192,7 +192,7 @@ static void end_grant(struct route *route, uint32_t id)
 	uint64_t deadline_ns = kvfi_clock_ns() + DEADLINE_S * KVFI_NS_PER_S;
 
 	subject->ops->revoke(route->decode->transport, id);
-	while (!subject->ops->quiet(route->decode->transport, id)) {
+	while (subject->ops->proof(route->decode->transport, id) == KVF_PROOF_NONE) {
 		assert_true(kvfi_clock_ns() < deadline_ns);
 		bench_turn(route->bench, 1);
 	}

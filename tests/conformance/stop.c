@@ -101,7 +101,7 @@ static void until_quiet(struct route *route, uint32_t grant)
 {
 	uint64_t deadline_ns = kvfi_clock_ns() + DEADLINE_S * KVFI_NS_PER_S;
 
-	while (!subject->ops->quiet(route->decode->transport, grant)) {
+	while (subject->ops->proof(route->decode->transport, grant) == KVF_PROOF_NONE) {
 		assert_true(kvfi_clock_ns() < deadline_ns);
 		bench_turn(route->bench, 1);
 	}
@@ -216,9 +216,9 @@ void t_p04_quiet_is_not_claimed_before_revoke(void **state)
 
 	begin_route(&route, *state);
 	post = route_grant(&route, 0, false);
-	assert_false(subject->ops->quiet(route.decode->transport, 0));
+	assert_int_equal(subject->ops->proof(route.decode->transport, 0), KVF_PROOF_NONE);
 	post_and_begin(&route, &post);
-	assert_false(subject->ops->quiet(route.decode->transport, 0));
+	assert_int_equal(subject->ops->proof(route.decode->transport, 0), KVF_PROOF_NONE);
 	side_allow(route.prefill, UINT64_MAX);
 	assert_int_equal(await(route.bench, route.prefill, KVFI_DONE_TX, post.id).status, KVF_OK);
 	route_fini(&route);

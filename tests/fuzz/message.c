@@ -57,7 +57,7 @@ size_t fuzz_seed(uint32_t n, uint8_t *buffer, size_t max_bytes)
 	enum kvf_status status;
 	size_t len;
 
-	if (type > KVFI_MSG_BYE)
+	if (type > KVFI_MSG_LAST)
 		return 0;
 	random = random_message_new(n % SEEDS_PER_TYPE, (enum kvfi_msg_type)type);
 	status = kvfi_msg_encode(&random->msg, buffer, max_bytes, &len);

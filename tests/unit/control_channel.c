@@ -36,7 +36,7 @@ static void every_message_type_arrives_whole(void **state)
 	side_open(&prefill, channel, fresh_endpoint(channel, endpoint));
 	side_open(&decode, channel, NULL);
 	way = side_connect(&decode, prefill.ops->endpoint(prefill.control));
-	for (int type = KVFI_MSG_HELLO; type <= KVFI_MSG_BYE; type++) {
+	for (int type = KVFI_MSG_HELLO; type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(77, (enum kvfi_msg_type)type);
 		struct kvfi_received received;
 

@@ -210,7 +210,9 @@ static void run_sum(struct rig *rig, struct rig_event *event)
 static void run_quiet(struct rig *rig, const struct rig_event *event)
 {
 	struct rig_node *node = &rig->nodes[event->node];
-	struct kvfi_input input = {.kind = KVFI_IN_QUIET, .u.quiet_link = event->index};
+	struct kvfi_input input = {.kind = KVFI_IN_PROOF,
+		.u.proof = {event->index,
+			rig->faults.receiver_applied ? KVF_PROOF_LOCAL_EPOCH : KVF_PROOF_LEASE}};
 
 	if (node->grants[event->index].used && node->grants[event->index].told)
 		rig_step(rig, node, &input);

@@ -366,9 +366,9 @@ static void t_p04_after_quiet_nothing_is_stored(void **state)
 	raw_send(scene.fd, stream.bytes, half);
 	while (kvfi_lease_chunks(lease_of(&scene)) < 2) /* the bind, and a read into blocks */
 		(void)sched_yield();
-	assert_false(OPS.quiet(scene.decode.transport, GRANT));
+	assert_int_equal(OPS.proof(scene.decode.transport, GRANT), KVF_PROOF_NONE);
 	OPS.revoke(scene.decode.transport, GRANT);
-	while (!OPS.quiet(scene.decode.transport, GRANT))
+	while (OPS.proof(scene.decode.transport, GRANT) == KVF_PROOF_NONE)
 		(void)sched_yield();
 	memset(scene.slice.dst, 0xee, scene.slice.pair.dst_bytes);
 	/* Told before quiet was true, so that nothing speaks of this grant later. */
@@ -404,7 +404,7 @@ static void revoke_of_a_stalled_slice_is_quiet_at_once(void **state)
 		(void)sched_yield();
 	OPS.revoke(scene.decode.transport, GRANT);
 	expect_rx(&scene, KVF_CANCELLED);
-	while (!OPS.quiet(scene.decode.transport, GRANT))
+	while (OPS.proof(scene.decode.transport, GRANT) == KVF_PROOF_NONE)
 		(void)sched_yield();
 	free(stream.bytes);
 	scene_fini(&scene);
@@ -428,7 +428,7 @@ static void t_p27_no_call_waits_for_a_notify_that_waits(void **state)
 	grant = rig_grant(&scene.slice, GRANT + 1, 0);
 	assert_int_equal(OPS.grant(scene.decode.transport, &grant, &slot, &generation), KVF_OK);
 	OPS.revoke(scene.decode.transport, GRANT);
-	assert_false(OPS.quiet(scene.decode.transport, GRANT));
+	assert_int_equal(OPS.proof(scene.decode.transport, GRANT), KVF_PROOF_NONE);
 	OPS.cancel(scene.decode.transport, 1);
 	OPS.release(scene.decode.transport, GRANT);
 	OPS.disconnect(scene.decode.transport, 0);

@@ -63,7 +63,7 @@ static void store_length(struct bytes *bytes, size_t len)
 static void every_message_survives_the_round_trip(void **state)
 {
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		for (uint64_t seed = 0; seed < SEEDS; seed++) {
 			struct random_message *random = random_message_new(seed, (enum kvfi_msg_type)type);
 			struct bytes bytes = encode(&random->msg);
@@ -83,7 +83,7 @@ static void every_message_survives_the_round_trip(void **state)
 static void copies_are_deep(void **state)
 {
 	(void)state;
-	for (int type = KVFI_MSG_HELLO; type <= KVFI_MSG_BYE; type++) {
+	for (int type = KVFI_MSG_HELLO; type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(5, (enum kvfi_msg_type)type);
 		struct random_message *again = random_message_new(5, (enum kvfi_msg_type)type);
 		struct kvfi_msg copy;
@@ -100,7 +100,7 @@ static void copies_are_deep(void **state)
 static void every_truncation_is_refused(void **state)
 {
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(3, (enum kvfi_msg_type)type);
 		struct bytes bytes = encode(&random->msg);
 		const size_t step = bytes.len / 3000 + 1;
@@ -125,7 +125,7 @@ static void every_truncation_is_refused(void **state)
 static void extra_bytes_are_refused(void **state)
 {
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(4, (enum kvfi_msg_type)type);
 		struct bytes bytes = encode(&random->msg);
 
@@ -144,7 +144,7 @@ static void extra_bytes_are_refused(void **state)
 static void flipped_bits_never_crash(void **state)
 {
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(9, (enum kvfi_msg_type)type);
 		struct bytes bytes = encode(&random->msg);
 		const size_t bits = bytes.len * 8, step = bits / 5000 + 1;
@@ -182,9 +182,10 @@ static void another_version_is_named_and_another_magic_is_garbage(void **state)
 	assert_int_equal(decode_exact(bytes.at, bytes.len), KVF_PROTOCOL);
 	assert_non_null(strstr(kvf_error(), "magic"));
 	bytes.at[0] ^= 1;
-	bytes.at[6] = 15;
+	bytes.at[6] = KVFI_MSG_LAST + 1; /* the first number that is none */
 	assert_int_equal(decode_exact(bytes.at, bytes.len), KVF_PROTOCOL);
-	assert_non_null(strstr(kvf_error(), "type: 15"));
+	assert_non_null(strstr(kvf_error(), "type: "));
+	assert_null(strstr(kvf_error(), "version"));
 	bytes.at[6] = 0;
 	assert_int_equal(decode_exact(bytes.at, bytes.len), KVF_PROTOCOL);
 	free(bytes.at);
@@ -224,7 +225,7 @@ static void t_p43_ids_survive_with_all_64_bits(void **state)
 		UINT64_MAX, UINT64_C(1) << 63, UINT64_C(0x1000), UINT64_C(0x8000000000001000)};
 
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(6, (enum kvfi_msg_type)type);
 
 		for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
@@ -251,7 +252,7 @@ static void t_p43_ids_survive_with_all_64_bits(void **state)
 static void a_buffer_that_is_too_small_is_full(void **state)
 {
 	(void)state;
-	for (int type = first_type(); type <= KVFI_MSG_BYE; type++) {
+	for (int type = first_type(); type <= KVFI_MSG_LAST; type++) {
 		struct random_message *random = random_message_new(8, (enum kvfi_msg_type)type);
 		struct bytes bytes = encode(&random->msg);
 		const size_t step = bytes.len / 100 + 1;

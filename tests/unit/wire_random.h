@@ -279,6 +279,7 @@ static inline void random_body(struct random_message *random, struct kvfi_msg *m
 		random_request(random, &msg->u.request);
 		break;
 	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_HOLD_OK:
 		msg->u.request_ok.known = random_below(random, 2);
 		break;
 	case KVFI_MSG_CLAIM:
@@ -308,6 +309,7 @@ static inline void random_body(struct random_message *random, struct kvfi_msg *m
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_BYE:
+	case KVFI_MSG_HOLD:
 		break;
 	}
 }
@@ -471,6 +473,7 @@ static inline void assert_messages_equal(const struct kvfi_msg *a, const struct 
 		assert_requests_equal(&a->u.request, &b->u.request);
 		break;
 	case KVFI_MSG_REQUEST_OK:
+	case KVFI_MSG_HOLD_OK:
 		assert_int_equal(a->u.request_ok.known, b->u.request_ok.known);
 		break;
 	case KVFI_MSG_CLAIM:
@@ -495,6 +498,7 @@ static inline void assert_messages_equal(const struct kvfi_msg *a, const struct 
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_BYE:
+	case KVFI_MSG_HOLD:
 		break;
 	}
 }
