@@ -15,12 +15,12 @@
 #include "memory/region.h"
 #include "session/core.h"
 #include "transport/transport.h"
+#include "agent/seams.h"
 #include "agent/workers.h"
 
-#define KVFI_MAX_AGENT_TRANSPORTS 3u
-#define KVFI_ENDPOINT_BYTES       256u
-#define KVFI_DEFAULT_EXPIRY_NS    (UINT64_C(600) * KVFI_NS_PER_S) /* of a tx and its tickets */
-#define KVFI_PEER_EVENTS          4u /* PEER events that may wait, times max_peers */
+#define KVFI_ENDPOINT_BYTES    256u
+#define KVFI_DEFAULT_EXPIRY_NS (UINT64_C(600) * KVFI_NS_PER_S) /* of a tx and its tickets */
+#define KVFI_PEER_EVENTS       4u /* PEER events that may wait, times max_peers */
 
 /* ---- front ---- */
 
@@ -192,6 +192,8 @@ struct sum_job;
 struct kvf_agent {
 	/* fixed after open */
 	struct kvf_options options;
+	struct kvfi_agent_seams seams;
+	bool has_seams;
 	char *strings; /* what options points into */
 	uint64_t incarnation;
 	char listening[KVFI_ENDPOINT_BYTES]; /* the real control endpoint; "" */

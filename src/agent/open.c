@@ -13,10 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "base/assert.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "base/status.h"
 
 /* The room of the event ring: per session READY, OUTCOME and RELEASED, one event per slice, PEER events. */
@@ -155,6 +156,13 @@ static void free_agent(kvf_agent *agent, bool keep_memory)
 	free(agent);
 }
 
+static enum kvf_status open_workers(kvf_agent *agent)
+{
+	if (agent->has_seams)
+		return kvfi_workers_open_with(agent->seams.submit, agent->seams.self, &agent->workers);
+	return kvfi_workers_open(agent->options.workers, agent->options.name, &agent->workers);
+}
+
 static enum kvf_status open_halves(kvf_agent *agent)
 {
 	enum kvf_status status = open_front(agent);
@@ -162,7 +170,7 @@ static enum kvf_status open_halves(kvf_agent *agent)
 	if (status == KVF_OK)
 		status = open_inbox(agent);
 	if (status == KVF_OK)
-		status = kvfi_workers_open(agent->options.workers, agent->options.name, &agent->workers);
+		status = open_workers(agent);
 	if (status != KVF_OK)
 		return status;
 	if (agent->threaded)
@@ -175,6 +183,12 @@ static enum kvf_status open_halves(kvf_agent *agent)
 
 enum kvf_status kvf_agent_open(const struct kvf_options *options, kvf_agent **agent_out)
 {
+	return kvfi_agent_open_with(options, NULL, agent_out);
+}
+
+enum kvf_status kvfi_agent_open_with(
+	const struct kvf_options *options, const struct kvfi_agent_seams *seams, kvf_agent **agent_out)
+{
 	kvf_agent *agent;
 	enum kvf_status status;
 
@@ -186,11 +200,15 @@ enum kvf_status kvf_agent_open(const struct kvf_options *options, kvf_agent **ag
 	agent->epoll_fd = agent->timer_fd = agent->events.event_fd = -1;
 	(void)pthread_mutex_init(&agent->call_lock, NULL);
 	(void)pthread_cond_init(&agent->call_done, NULL);
+	if (seams != NULL) {
+		KVFI_ASSERT(options->progress_thread == 0);
+		agent->seams = *seams;
+		agent->has_seams = true;
+	}
 	status = kvfi_options_take(agent, options);
-	if (status == KVF_OK)
+	if (status == KVF_OK && !agent->has_seams)
 		status = make_runtime_dir(agent->options.runtime_dir);
-	if (status == KVF_OK &&
-		getrandom(&agent->incarnation, sizeof(agent->incarnation), 0) != sizeof(agent->incarnation))
+	if (status == KVF_OK && !kvfi_random(&agent->incarnation, sizeof(agent->incarnation)))
 		status = kvfi_fail_errno(KVF_EIO, errno, "getrandom");
 	if (agent->incarnation == 0)
 		agent->incarnation = 1;

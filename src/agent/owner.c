@@ -33,17 +33,18 @@ static uint32_t max_ways(const kvf_agent *agent)
 
 static enum kvf_status open_control(kvf_agent *agent)
 {
-	const struct kvfi_control_ops *ops = &kvfi_control_inproc;
+	const struct kvfi_control_ops *ops = agent->has_seams ? agent->seams.control : &kvfi_control_inproc;
 	struct kvfi_control_env env = {.name = agent->options.name,
 		.listen = agent->options.listen,
 		.incarnation = agent->incarnation,
 		.max_ways = max_ways(agent),
 		.wake = kvfi_control_wake,
-		.self = agent};
+		.self = agent,
+		.seam = agent->seams.self};
 	enum kvf_status status;
 
 #ifdef KVFI_WITH_ZMQ
-	if (strcmp(agent->options.control, "zmq") == 0)
+	if (!agent->has_seams && strcmp(agent->options.control, "zmq") == 0)
 		ops = &kvfi_control_zmq;
 #endif
 	status = ops->open(&env, &agent->control);
@@ -82,7 +83,8 @@ static enum kvf_status open_transport(kvf_agent *agent, const struct kvfi_transp
 		.name = agent->options.name,
 		.data_listen = agent->options.data_listen,
 		.runtime_dir = agent->options.runtime_dir,
-		.listens = agent->options.listen != NULL};
+		.listens = agent->options.listen != NULL,
+		.seam = agent->seams.self};
 	enum kvf_status status;
 
 	transport->agent = agent;
@@ -95,11 +97,22 @@ static enum kvf_status open_transport(kvf_agent *agent, const struct kvfi_transp
 	return watch_fd(agent, ops->fd(transport->self));
 }
 
+static enum kvf_status open_given_transports(kvf_agent *agent)
+{
+	enum kvf_status status = KVF_OK;
+
+	for (uint32_t i = 0; i < agent->seams.n_transports && status == KVF_OK; i++)
+		status = open_transport(agent, agent->seams.transports[i]);
+	return status;
+}
+
 static enum kvf_status open_transports(kvf_agent *agent)
 {
 	const struct kvfi_transport_ops *all[] = {
 		&kvfi_transport_shm, &kvfi_transport_tcp, &kvfi_transport_loop};
 
+	if (agent->has_seams)
+		return open_given_transports(agent);
 	for (uint32_t place = 0; place < 3; place++) {
 		for (uint32_t i = 0; i < 3; i++) {
 			uint32_t wanted;
@@ -169,7 +182,7 @@ enum kvf_status kvfi_owner_open(kvf_agent *agent)
 	if (agent->epoll_fd < 0)
 		return kvfi_fail_errno(KVF_EIO, errno, "epoll_create1");
 	status = watch_fd(agent, agent->inbox.event_fd);
-	if (status == KVF_OK && !agent->threaded)
+	if (status == KVF_OK && !agent->threaded && !agent->has_seams)
 		status = open_timer_fd(agent);
 	if (status == KVF_OK)
 		status = open_tables(agent);

@@ -9,9 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "base/status.h"
 
 #define CALL_AGAIN_NS (UINT64_C(1) * KVFI_NS_PER_S)
@@ -135,7 +135,7 @@ struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32
 	peer->way = KVFI_NO_WAY;
 	peer->wanted_rank = KVFI_NONE;
 	peer->next_ns = peer->deadline_ns = KVFI_NEVER;
-	if (getrandom(&peer->link, sizeof(peer->link), 0) != sizeof(peer->link) || peer->link == 0)
+	if (!kvfi_random(&peer->link, sizeof(peer->link)) || peer->link == 0)
 		peer->link = kvfi_clock_ns();
 	*slot_out = (uint32_t)(peer - agent->peers);
 	return peer;

@@ -107,6 +107,8 @@ static void arm_timer_fd(kvf_agent *agent)
 	uint64_t at_ns = agent->next_tick_ns == 0 ? 1 : agent->next_tick_ns;
 	struct itimerspec when = {{0, 0}, {0, 0}};
 
+	if (agent->timer_fd < 0)
+		return;
 	if (at_ns != KVFI_NEVER) {
 		when.it_value.tv_sec = (time_t)(at_ns / KVFI_NS_PER_S);
 		when.it_value.tv_nsec = (long)(at_ns % KVFI_NS_PER_S);
@@ -334,8 +336,12 @@ void kvfi_owner_turn(kvf_agent *agent)
 	}
 	agent->in_turn = false;
 	agent->next_tick_ns = more ? 0 : next_wake_ns(agent); /* 0: the turn was bounded, go on at once */
-	if (agent->timer_fd >= 0)
-		arm_timer_fd(agent);
+	arm_timer_fd(agent);
+}
+
+uint64_t kvfi_agent_next_ns(kvf_agent *agent)
+{
+	return kvfi_inbox_any(&agent->inbox) ? 0 : agent->next_tick_ns;
 }
 
 /* For a sleep that waiting events shall not end. */

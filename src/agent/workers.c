@@ -16,6 +16,8 @@ struct kvfi_workers {
 	pthread_cond_t work;
 	struct kvfi_job *first, *last;
 	bool stop;
+	void (*submit)(void *self, struct kvfi_job *job); /* NULL: threads */
+	void *self;
 	uint32_t n;
 	char name[16];
 	pthread_t threads[];
@@ -79,6 +81,18 @@ enum kvf_status kvfi_workers_open(uint32_t n, const char *name, struct kvfi_work
 	return KVF_OK;
 }
 
+enum kvf_status kvfi_workers_open_with(
+	void (*submit)(void *self, struct kvfi_job *job), void *self, struct kvfi_workers **workers_out)
+{
+	enum kvf_status status = kvfi_workers_open(0, "", workers_out);
+
+	if (status != KVF_OK)
+		return status;
+	(*workers_out)->submit = submit;
+	(*workers_out)->self = self;
+	return KVF_OK;
+}
+
 void kvfi_workers_close(struct kvfi_workers *workers)
 {
 	if (workers == NULL)
@@ -96,6 +110,10 @@ void kvfi_workers_close(struct kvfi_workers *workers)
 
 void kvfi_workers_submit(struct kvfi_workers *workers, struct kvfi_job *job)
 {
+	if (workers->submit != NULL) {
+		workers->submit(workers->self, job);
+		return;
+	}
 	job->next = NULL;
 	(void)pthread_mutex_lock(&workers->lock);
 	if (workers->last != NULL)

@@ -24,6 +24,7 @@ struct kvfi_control_env {
 	/* any thread: inproc tells the receiving agent's owner that recv() has something */
 	void (*wake)(void *self);
 	void *self;
+	void *seam; /* of struct kvfi_agent_seams; NULL in a real agent */
 };
 
 enum kvfi_control_kind {

@@ -18,10 +18,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "base/hash.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "transport/tcp.h"
 
@@ -255,7 +255,7 @@ static void say_hello(struct tcp_transport *self, struct tcp_conn *conn)
 		kvfi_tcp_conn_break(self, conn, KVF_UNREACHABLE, strerror(error));
 		return;
 	}
-	(void)!getrandom(&conn->nonce, sizeof(conn->nonce), GRND_NONBLOCK);
+	(void)kvfi_random(&conn->nonce, sizeof(conn->nonce));
 	hello.nonce = conn->nonce;
 	conn->state = TCP_CONN_GREETING;
 	if (!send_greeting(conn, &hello))

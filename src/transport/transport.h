@@ -85,6 +85,7 @@ struct kvfi_transport_env {
 	const char *data_listen; /* tcp */
 	const char *runtime_dir; /* unix sockets; exists, mode 0700 */
 	bool listens;            /* prefill agents */
+	void *seam;              /* of struct kvfi_agent_seams; NULL in a real agent */
 };
 
 struct kvfi_tx_post {

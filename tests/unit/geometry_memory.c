@@ -1,39 +1,10 @@
 /* geometry_memory.c - the nth allocation fails, for every n: refused as out of memory, nothing leaks, nothing is written.
  *
- * Linked with --wrap for malloc, calloc and realloc. Leaks are for the address sanitizer's row to find.
+ * Leaks are for the address sanitizer's row to find.
  */
 #include "geometry_support.h"
 
-#include <stdlib.h>
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *memory, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *memory, size_t size);
-
-static uint32_t allowed = UINT32_MAX; /* allocations until one fails */
-
-static bool fails(void)
-{
-	return allowed != UINT32_MAX && allowed-- == 0;
-}
-
-void *__wrap_malloc(size_t size)
-{
-	return fails() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-	return fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *memory, size_t size)
-{
-	return fails() ? NULL : __real_realloc(memory, size);
-}
+#include "base/alloc.h"
 
 struct world {
 	struct simple_model simple;
@@ -54,7 +25,7 @@ static void world_init(struct world *world)
 		bases[i] += i * i * 512;
 }
 
-/* Calls with 0, 1, 2, ... allocations allowed until it succeeds; every failure must be KVF_ENOMEM. */
+/* Calls with the 1st, 2nd, 3rd, ... allocation failing until it succeeds; every failure must be KVF_ENOMEM. */
 static void expect_clean_failures(enum kvf_status (*call)(struct world *world), uint32_t at_least)
 {
 	struct world world;
@@ -63,9 +34,9 @@ static void expect_clean_failures(enum kvf_status (*call)(struct world *world), 
 
 	world_init(&world);
 	do {
-		allowed = n++;
+		kvfi_alloc_fail_at(++n);
 		status = call(&world);
-		allowed = UINT32_MAX;
+		kvfi_alloc_fail_at(0);
 		if (status != KVF_OK)
 			assert_int_equal(status, KVF_ENOMEM);
 	} while (status != KVF_OK && n < 1000);

@@ -1,0 +1,16 @@
+/* alloc.h - the n-th allocation of the library can be made to fail.
+ *
+ * The library is linked with --wrap for malloc, calloc, realloc and strdup (src/meson.build), so that no allocation can forget the seam; the
+ * wrappers are in alloc.c. Programs that link the library's archive count their own allocations too.
+ */
+#ifndef KVFI_BASE_ALLOC_H
+#define KVFI_BASE_ALLOC_H
+
+#include <stdint.h>
+
+/* kvfi_alloc_fail_at - of the allocations from now on, of all threads, the n-th fails (1: the next one), and no other; 0: none. */
+void kvfi_alloc_fail_at(uint64_t n);
+/* How many there were since. */
+uint64_t kvfi_alloc_count(void);
+
+#endif
