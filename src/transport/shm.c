@@ -19,6 +19,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "transport/fault_point.h"
 
 #define EVENTS_PER_POLL   32
 #define EXTRA_STRANGERS   8u
@@ -112,6 +113,7 @@ static enum kvf_status shm_open_transport(
 
 	if (self == NULL)
 		return kvfi_fail(KVF_ENOMEM, "shm: out of memory");
+	kvfi_fault_point_init();
 	self->base.ops = &kvfi_transport_shm;
 	self->env = *env;
 	self->epoll_fd = self->listen_fd = self->wake_fd = self->timer_fd = -1;

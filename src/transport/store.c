@@ -10,12 +10,14 @@
 #include "transport/store.h"
 
 #include <stddef.h>
+#include <string.h>
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "device/host.h"
 #include "memory/region.h"
+#include "transport/fault_point.h"
 
 #define PIECE_BYTES (UINT64_C(2) << 20)
 #define MAX_PIECES  UINT64_C(65536)
@@ -188,6 +190,14 @@ static void copy_strip(struct kvfi_store *store, const struct kvfi_strip *strip)
 			copy.dst, copy.dst_stride, copy.src, copy.src_stride, copy.len_bytes, copy.count);
 }
 
+/* For tests: half of the strip's first run is written, and then this process is stopped or gone. */
+static void fire_inside(const struct kvfi_strip *strip)
+{
+	memcpy((void *)(uintptr_t)strip->dst, (const void *)(uintptr_t)strip->src, strip->len / 2);
+	kvfi_host_fence();
+	kvfi_fault_fire();
+}
+
 /* Copies strips until the chunk is full, and fetches the first one of the next chunk. A run that no longer fits
  * opens the next chunk rather than be cut in two. The source of the next strip is on its way while this one is
  * copied: strips end with their block, and the hardware does not know where the next block lies. */
@@ -209,6 +219,8 @@ static enum kvfi_store_result copy_chunk(struct kvfi_store *store)
 		if (store->has_strip)
 			kvfi_host_prefetch((const void *)(uintptr_t)store->strip.src, store->strip.src_stride,
 				store->strip.len, store->strip.count);
+		if (kvfi_fault_armed())
+			fire_inside(&strip);
 		copy_strip(store, &strip);
 	} while (store->has_strip && !full);
 	return KVFI_STORE_MORE;
