@@ -401,6 +401,9 @@ const struct kvfi_transport_ops kvfi_transport_loop = {
 	.revoke = kvfi_loop_revoke,
 	.proof = kvfi_loop_proof,
 	.release = kvfi_loop_release,
+	.fence = kvfi_loop_fence,
+	.post_moved = kvfi_loop_post_moved,
+	.grant_moved = kvfi_loop_grant_moved,
 	.send_frame =
 		NULL, /* a frame is told by the receiver's own poll(); the in-process channel is as fast */
 	.fd = loop_fd,

@@ -87,5 +87,8 @@ enum kvf_status kvfi_loop_grant(struct kvfi_transport *transport, const struct k
 void kvfi_loop_revoke(struct kvfi_transport *transport, uint32_t grant_id);
 enum kvf_proof kvfi_loop_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_loop_release(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_status kvfi_loop_fence(struct kvfi_transport *transport, uint32_t peer);
+uint64_t kvfi_loop_post_moved(struct kvfi_transport *transport, uint64_t post_id);
+uint64_t kvfi_loop_grant_moved(struct kvfi_transport *transport, uint32_t grant_id);
 
 #endif

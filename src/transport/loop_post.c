@@ -228,3 +228,26 @@ void kvfi_loop_release(struct kvfi_transport *transport, uint32_t grant_id)
 	kvfi_loop_link_put(grant->link);
 	grant->link = NULL;
 }
+
+/* Nothing to take: a chunk is copied by a thread of this very process, under the link's lock, and its lease ends with it. */
+enum kvf_status kvfi_loop_fence(struct kvfi_transport *transport, uint32_t peer)
+{
+	KVFI_ASSERT(peer < kvfi_loop_self(transport)->env.max_peers);
+	return KVF_OK;
+}
+
+/* ---- progress */
+
+uint64_t kvfi_loop_post_moved(struct kvfi_transport *transport, uint64_t post_id)
+{
+	const struct loop_post *post = kvfi_loop_self(transport)->queue_first;
+
+	while (post != NULL && post->post.id != post_id)
+		post = post->next;
+	return post != NULL ? post->store.bytes : 0;
+}
+
+uint64_t kvfi_loop_grant_moved(struct kvfi_transport *transport, uint32_t grant_id)
+{
+	return kvfi_lease_chunks(lease_of(transport, grant_id));
+}

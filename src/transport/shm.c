@@ -369,6 +369,13 @@ static bool shm_send_frame(
 	return kvfi_shm_frame(link, frame, (uint32_t)len_bytes);
 }
 
+static enum kvf_status shm_fence(struct kvfi_transport *transport, uint32_t peer)
+{
+	(void)transport;
+	(void)peer;
+	return kvfi_fail(KVF_EUNSUPPORTED, "shm: a writer cannot be fenced here");
+}
+
 const struct kvfi_transport_ops kvfi_transport_shm = {
 	.name = "shm",
 	.receiver_applied = false,
@@ -389,6 +396,9 @@ const struct kvfi_transport_ops kvfi_transport_shm = {
 	.revoke = kvfi_shm_revoke,
 	.proof = kvfi_shm_proof,
 	.release = kvfi_shm_release,
+	.fence = shm_fence,
+	.post_moved = kvfi_shm_post_moved,
+	.grant_moved = kvfi_shm_grant_moved,
 	.send_frame = shm_send_frame,
 	.fd = shm_fd,
 	.poll = shm_poll,

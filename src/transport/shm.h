@@ -87,11 +87,13 @@ struct shm_share {
 
 struct shm_post {
 	struct shm_post *next, *previous; /* open ones; next: free ones too */
+	struct shm_post *next_hash;       /* of open ones by id */
 	struct kvfi_tx_post tx;
 	struct shm_link *link;
 	struct kvfi_store_target target;
 	_Atomic uint32_t next_piece;
 	_Atomic uint32_t running; /* shares that have not ended */
+	_Atomic uint64_t moved;   /* bytes, of all shares */
 	_Atomic bool cancelled;
 	_Atomic int failure;    /* enum kvf_status; 0 while all is well */
 	struct shm_share first; /* every post has one; more come from the pool */
@@ -123,7 +125,8 @@ struct shm_transport {
 	pthread_mutex_t posts_lock;
 	pthread_cond_t posts_ended;
 	uint32_t open_work; /* posts and jobs that may still call env; under posts_lock, as the lists */
-	struct shm_post *posts, *free_posts, *open_posts;
+	struct shm_post *posts, *free_posts, *open_posts, **posts_by_id;
+	uint32_t hash_mask;
 	struct shm_share *shares, *free_shares;
 };
 
@@ -199,5 +202,7 @@ enum kvf_status kvfi_shm_grant(struct kvfi_transport *transport, const struct kv
 void kvfi_shm_revoke(struct kvfi_transport *transport, uint32_t grant_id);
 enum kvf_proof kvfi_shm_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_shm_release(struct kvfi_transport *transport, uint32_t grant_id);
+uint64_t kvfi_shm_post_moved(struct kvfi_transport *transport, uint64_t post_id);
+uint64_t kvfi_shm_grant_moved(struct kvfi_transport *transport, uint32_t grant_id);
 
 #endif

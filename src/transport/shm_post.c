@@ -14,20 +14,27 @@
 #include <string.h>
 #include "base/assert.h"
 #include "base/checked.h"
+#include "base/hash.h"
 #include "base/status.h"
 
 #define CHUNKS_PER_RUN    16 /* 4 MiB, then the next post has its turn */
 #define INLINE_BYTES      (UINT64_C(64) * 1024)
 #define SHARES_PER_WORKER 32u
+#define MAX_BUCKETS       (UINT32_C(1) << 20)
 
 enum kvf_status kvfi_shm_posts_init(struct shm_transport *self)
 {
 	uint32_t n_shares =
 		kvfi_min_u64(self->env.workers, 64) > 1 ? self->env.workers * SHARES_PER_WORKER : 0;
+	uint32_t buckets = 16;
 
+	while (buckets < self->env.max_posts && buckets < MAX_BUCKETS)
+		buckets *= 2;
+	self->hash_mask = buckets - 1;
+	self->posts_by_id = calloc(buckets, sizeof(struct shm_post *));
 	self->posts = calloc(self->env.max_posts, sizeof(*self->posts));
 	self->shares = calloc(n_shares + UINT64_C(1), sizeof(*self->shares));
-	if (self->posts == NULL || self->shares == NULL)
+	if (self->posts_by_id == NULL || self->posts == NULL || self->shares == NULL)
 		return kvfi_fail(KVF_ENOMEM, "shm: out of memory for %u posts", self->env.max_posts);
 	for (uint32_t i = 0; i < self->env.max_posts; i++) {
 		self->posts[i].next = self->free_posts;
@@ -42,6 +49,7 @@ enum kvf_status kvfi_shm_posts_init(struct shm_transport *self)
 
 void kvfi_shm_posts_fini(struct shm_transport *self)
 {
+	free(self->posts_by_id);
 	free(self->posts);
 	free(self->shares);
 }
@@ -73,8 +81,33 @@ void kvfi_shm_posts_stop(struct shm_transport *self)
 
 /* ---- lists */
 
+static struct shm_post **bucket_of(struct shm_transport *self, uint64_t id)
+{
+	return &self->posts_by_id[kvfi_mix64(id) & self->hash_mask];
+}
+
+static void unhash(struct shm_transport *self, struct shm_post *post)
+{
+	struct shm_post **at = bucket_of(self, post->tx.id);
+
+	while (*at != post)
+		at = &(*at)->next_hash;
+	*at = post->next_hash;
+}
+
+/* The open post of that id, or NULL; under posts_lock. */
+static struct shm_post *find_post(struct shm_transport *self, uint64_t id)
+{
+	struct shm_post *post = *bucket_of(self, id);
+
+	while (post != NULL && post->tx.id != id)
+		post = post->next_hash;
+	return post;
+}
+
 /* A post with up to n_shares shares in a chain that begins with its own. */
-static struct shm_post *take_post(struct shm_transport *self, uint32_t n_shares)
+static struct shm_post *take_post(
+	struct shm_transport *self, const struct kvfi_tx_post *tx, uint32_t n_shares)
 {
 	struct shm_post *post;
 
@@ -82,7 +115,9 @@ static struct shm_post *take_post(struct shm_transport *self, uint32_t n_shares)
 	post = self->free_posts;
 	if (post != NULL) {
 		self->free_posts = post->next;
-		*post = (struct shm_post){.next = self->open_posts};
+		*post = (struct shm_post){
+			.next = self->open_posts, .next_hash = *bucket_of(self, tx->id), .tx = *tx};
+		*bucket_of(self, tx->id) = post;
 		if (self->open_posts != NULL)
 			self->open_posts->previous = post;
 		self->open_posts = post;
@@ -102,6 +137,7 @@ static struct shm_post *take_post(struct shm_transport *self, uint32_t n_shares)
 static void give_post(struct shm_transport *self, struct shm_post *post)
 {
 	(void)pthread_mutex_lock(&self->posts_lock);
+	unhash(self, post);
 	if (post->previous != NULL)
 		post->previous->next = post->next;
 	else
@@ -176,6 +212,7 @@ static bool step(struct shm_share *share)
 {
 	struct shm_post *post = share->post;
 	enum kvfi_store_result result;
+	uint64_t before;
 
 	if (!may_go_on(post))
 		return false;
@@ -187,7 +224,10 @@ static bool step(struct shm_share *share)
 		kvfi_store_begin(&share->store, &post->target, piece);
 		share->begun = true;
 	}
+	before = share->store.bytes;
 	result = kvfi_store_chunk(&share->store);
+	if (share->store.bytes != before)
+		(void)atomic_fetch_add(&post->moved, share->store.bytes - before);
 	if (result == KVFI_STORE_END)
 		share->begun = false;
 	if (result == KVFI_STORE_END || result == KVFI_STORE_MORE)
@@ -263,10 +303,9 @@ enum kvf_status kvfi_shm_post(struct kvfi_transport *transport, const struct kvf
 	target.windows = &link->windows;
 	target.lease = &link->words[tx->lease_slot];
 	kvfi_store_target_cut(&target);
-	post = take_post(self, (uint32_t)kvfi_min_u64(self->env.workers, target.n_pieces));
+	post = take_post(self, tx, (uint32_t)kvfi_min_u64(self->env.workers, target.n_pieces));
 	if (post == NULL)
 		return kvfi_fail(KVF_EFULL, "shm: all %u posts are open", self->env.max_posts);
-	post->tx = *tx;
 	post->target = target;
 	post->link = kvfi_shm_link_get(link);
 	(void)atomic_fetch_add(&link->posts, 1);
@@ -280,13 +319,26 @@ enum kvf_status kvfi_shm_post(struct kvfi_transport *transport, const struct kvf
 void kvfi_shm_cancel(struct kvfi_transport *transport, uint64_t post_id)
 {
 	struct shm_transport *self = kvfi_shm_self(transport);
+	struct shm_post *post;
 
 	(void)pthread_mutex_lock(&self->posts_lock);
-	for (struct shm_post *post = self->open_posts; post != NULL; post = post->next) {
-		if (post->tx.id == post_id)
-			atomic_store(&post->cancelled, true);
-	}
+	post = find_post(self, post_id);
+	if (post != NULL)
+		atomic_store(&post->cancelled, true);
 	(void)pthread_mutex_unlock(&self->posts_lock);
+}
+
+uint64_t kvfi_shm_post_moved(struct kvfi_transport *transport, uint64_t post_id)
+{
+	struct shm_transport *self = kvfi_shm_self(transport);
+	const struct shm_post *post;
+	uint64_t moved;
+
+	(void)pthread_mutex_lock(&self->posts_lock);
+	post = find_post(self, post_id);
+	moved = post != NULL ? atomic_load(&post->moved) : 0;
+	(void)pthread_mutex_unlock(&self->posts_lock);
+	return moved;
 }
 
 enum kvf_status kvfi_shm_grant(struct kvfi_transport *transport, const struct kvfi_rx_grant *rx,
@@ -325,6 +377,11 @@ void kvfi_shm_revoke(struct kvfi_transport *transport, uint32_t grant_id)
 enum kvf_proof kvfi_shm_proof(struct kvfi_transport *transport, uint32_t grant_id)
 {
 	return kvfi_lease_quiet(lease_of(transport, grant_id)) ? KVF_PROOF_LEASE : KVF_PROOF_NONE;
+}
+
+uint64_t kvfi_shm_grant_moved(struct kvfi_transport *transport, uint32_t grant_id)
+{
+	return kvfi_lease_chunks(lease_of(transport, grant_id));
 }
 
 void kvfi_shm_release(struct kvfi_transport *transport, uint32_t grant_id)

@@ -40,6 +40,7 @@ struct tcp_post {
 	struct kvfi_tx_post post;
 	_Atomic bool cancelled; /* read by the I/O thread without the lock */
 	bool active;            /* taken by the I/O thread, which alone completes it */
+	_Atomic uint64_t moved; /* bytes that the kernel has taken */
 };
 
 struct tcp_queue {
@@ -72,6 +73,7 @@ struct tcp_grant {
 	uint32_t generation;     /* of the last grant of this slot */
 	uint32_t session;        /* of its peer when it was made */
 	uint32_t begun;          /* slices begun whose KVFI_DONE_RX was not told yet */
+	_Atomic uint64_t moved;  /* slices begun and bytes read, over all grants of this slot */
 	bool in_use;
 };
 
@@ -252,6 +254,9 @@ enum kvf_status kvfi_tcp_grant(struct kvfi_transport *transport, const struct kv
 void kvfi_tcp_revoke(struct kvfi_transport *transport, uint32_t grant_id);
 enum kvf_proof kvfi_tcp_proof(struct kvfi_transport *transport, uint32_t grant_id);
 void kvfi_tcp_release(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_status kvfi_tcp_fence(struct kvfi_transport *transport, uint32_t peer);
+uint64_t kvfi_tcp_post_moved(struct kvfi_transport *transport, uint64_t post_id);
+uint64_t kvfi_tcp_grant_moved(struct kvfi_transport *transport, uint32_t grant_id);
 
 static inline void kvfi_tcp_queue_init(struct tcp_queue *queue)
 {

@@ -77,6 +77,7 @@ static enum kvf_status enqueue(struct tcp_transport *self, const struct kvfi_tx_
 	post->post = *tx;
 	post->active = false;
 	atomic_store(&post->cancelled, false);
+	atomic_store(&post->moved, 0);
 	post->next_hash = *bucket;
 	*bucket = post;
 	*peer->queue.last = post;
@@ -188,6 +189,29 @@ static void unqueue(struct tcp_queue *queue, struct tcp_post *post)
 		queue->last = at;
 }
 
+/* The open post of that id, or NULL; under the lock. */
+static struct tcp_post *find_post(struct tcp_transport *self, uint64_t post_id)
+{
+	struct tcp_post *post = *bucket_of(self, post_id);
+
+	while (post != NULL && post->post.id != post_id)
+		post = post->next_hash;
+	return post;
+}
+
+uint64_t kvfi_tcp_post_moved(struct kvfi_transport *transport, uint64_t post_id)
+{
+	struct tcp_transport *self = kvfi_tcp_self(transport);
+	const struct tcp_post *post;
+	uint64_t moved;
+
+	kvfi_tcp_lock(self);
+	post = find_post(self, post_id);
+	moved = post != NULL ? atomic_load(&post->moved) : 0;
+	kvfi_tcp_unlock(self);
+	return moved;
+}
+
 void kvfi_tcp_cancel(struct kvfi_transport *transport, uint64_t post_id)
 {
 	struct tcp_transport *self = kvfi_tcp_self(transport);
@@ -195,9 +219,7 @@ void kvfi_tcp_cancel(struct kvfi_transport *transport, uint64_t post_id)
 	bool begun = false;
 
 	kvfi_tcp_lock(self);
-	post = *bucket_of(self, post_id);
-	while (post != NULL && post->post.id != post_id)
-		post = post->next_hash;
+	post = find_post(self, post_id);
 	if (post != NULL && post->active) {
 		begun = true;
 		atomic_store(&post->cancelled, true);
@@ -276,6 +298,21 @@ enum kvf_proof kvfi_tcp_proof(struct kvfi_transport *transport, uint32_t grant_i
 	return quiet ? KVF_PROOF_LOCAL_EPOCH : KVF_PROOF_NONE;
 }
 
+uint64_t kvfi_tcp_grant_moved(struct kvfi_transport *transport, uint32_t grant_id)
+{
+	struct tcp_transport *self = kvfi_tcp_self(transport);
+
+	KVFI_ASSERT(grant_id < self->env.max_grants);
+	return atomic_load(&self->grants[grant_id].moved);
+}
+
+/* Nothing to take: a peer has no power to store here, our own I/O thread stores, under the grant's lease. */
+enum kvf_status kvfi_tcp_fence(struct kvfi_transport *transport, uint32_t peer)
+{
+	KVFI_ASSERT(peer < kvfi_tcp_self(transport)->env.max_peers);
+	return KVF_OK;
+}
+
 void kvfi_tcp_release(struct kvfi_transport *transport, uint32_t grant_id)
 {
 	struct tcp_transport *self = kvfi_tcp_self(transport);
@@ -318,6 +355,7 @@ bool kvfi_tcp_open_grant(struct tcp_transport *self, const struct tcp_conn *conn
 	        kvfi_lease_enter(&slot->lease, slot->generation);
 	if (found) {
 		slot->begun++;
+		(void)atomic_fetch_add(&slot->moved, 1);
 		*opened_out = (struct tcp_opened){
 			slot, slot->grant.prompt_len, slot->grant.plan, slot->grant.dst, slot->grant.sum};
 	}

@@ -213,8 +213,10 @@ static uint32_t read_to_blocks(struct tcp_transport *self, struct tcp_conn *conn
 	filled = recv->batch_left > 0 || kvfi_tcp_place(self, recv);
 	if (filled)
 		taken = read_frame(conn, recv->pieces + recv->at, recv->n - recv->at, recv->batch_left);
-	if (taken > 0)
+	if (taken > 0) {
 		kvfi_tcp_take(self, recv, taken);
+		(void)atomic_fetch_add(&self->grants[recv->grant].moved, taken);
+	}
 	kvfi_lease_leave(lease, generation);
 	if (!filled)
 		finish_slice(self, recv, KVF_EINTERNAL, "the plan has fewer bytes than the slice");

@@ -357,6 +357,8 @@ static void note_sent(struct tcp_transport *self, struct tcp_send *send, size_t 
 		send->started = true;
 		send->done.first_ns = kvfi_clock_ns();
 	}
+	if (send->post != NULL)
+		(void)atomic_fetch_add(&send->post->moved, n);
 	advance(send, n);
 	if (send->at < send->n || send->post == NULL)
 		return;

@@ -26,6 +26,12 @@ void a_grant_can_be_made_again_after_release(void **state);
 void t_p36_memory_is_ours_again_once_quiet(void **state);
 void t_p04_quiet_is_not_claimed_before_revoke(void **state);
 
+/* proof.c */
+void numbers_change_while_bytes_move(void **state);
+void neither_cancel_nor_revoke_is_a_proof(void **state);
+void a_grant_is_provable_after_its_peer_was_disconnected(void **state);
+void a_fence_leaves_other_writers_alone(void **state);
+
 /* peers.c */
 void frames_go_both_ways(void **state);
 void frames_that_find_the_socket_full_come_in_order(void **state);
