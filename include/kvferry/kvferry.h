@@ -19,11 +19,13 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define KVF_API        __attribute__((visibility("default")))
-#define KVF_MUST_CHECK __attribute__((warn_unused_result))
+#define KVF_API                 __attribute__((visibility("default")))
+#define KVF_MUST_CHECK          __attribute__((warn_unused_result))
+#define KVF_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define KVF_API
 #define KVF_MUST_CHECK
+#define KVF_PRINTF(text, first)
 #endif
 
 #define KVF_VERSION "0.1.0"
@@ -68,6 +70,15 @@ KVF_API enum kvf_scope kvf_status_scope(enum kvf_status status);
  * Threads: any. Blocks: never. Allocates: no. Since 0.1.
  */
 KVF_API const char *kvf_error(void);
+
+/* kvf_fail - leave a sentence in this thread's kvf_error() and return its status: for what is built on this API, and for functions of your own that
+ * it calls (guard.h).
+ *
+ * @format  as printf's; the sentence is cut to 511 bytes
+ * Threads: any. Blocks: never. Allocates: no.
+ * Returns status. Since 0.1.
+ */
+KVF_API enum kvf_status kvf_fail(enum kvf_status status, const char *format, ...) KVF_PRINTF(2, 3);
 
 /* kvf_version - the version of the library that is loaded, as KVF_VERSION is of the header.
  *
@@ -956,6 +967,72 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_wait(kvf_agent *agent, uint64_t timeo
  * Returns KVF_OK, KVF_TIMED_OUT with the number that is left, KVF_EINVAL. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_drain(kvf_agent *agent, uint64_t bound_ns);
+
+/* ------------------------------------------------------------------ groups */
+
+#define KVF_GROUP_MAX_RANKS 64u
+#define KVF_GROUP_MAX_BYTES (UINT32_C(1) << 20)
+
+/* An all-gather among ranks of one instance, over the control channel: value, as the handles above. */
+typedef struct kvf_group_handle {
+	uint64_t bits;
+} kvf_group_handle;
+
+struct kvf_group_params {
+	uint64_t group_id; /* the same at all members; another one for each group that they are in together */
+	uint32_t rank;     /* this member's place, below n_ranks; not a rank of the instance */
+	uint32_t n_ranks;  /* 1..KVF_GROUP_MAX_RANKS */
+	/* where each member listens, n_ranks of them; the own one is not read. Port 0 is no endpoint: ask kvf_endpoint */
+	const char *const *endpoints;
+	uint32_t max_bytes; /* of one member in one round, 1..KVF_GROUP_MAX_BYTES; the same at all members */
+};
+
+/* What one member said in a round. */
+struct kvf_group_part {
+	const void *bytes;
+	uint32_t len_bytes;
+};
+
+/* kvf_group_open - this agent takes part in a group; the others may open theirs before or after.
+ *
+ * Rounds are numbered from 1. What a member says is repeated until it was heard, so that lost messages cost time alone. A member that has restarted, or has
+ * closed the group, is lost to it for good: open another group, with another id. At most 8 groups, and 128 members of all groups, at a time.
+ * @params  copied
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: 2 * n_ranks * max_bytes, and a little.
+ * Returns KVF_EINVAL with the field (also: not declared, does not listen), KVF_EFULL, KVF_DUPLICATE (open already), KVF_ENOMEM. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_open(
+	kvf_agent *agent, const struct kvf_group_params *params, kvf_group_handle *group_out);
+
+/* kvf_group_post - what this member says in a round; the rounds of a group come one after another, each after the end of the one before.
+ *
+ * @round      1 more than the one before
+ * @bytes      copied
+ * @len_bytes  may be 0
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_EINVAL (round, more than max_bytes), KVF_EBUSY (kvf_group_test has not told the end of the round before), KVF_EFULL (the inbox; try again),
+ * KVF_ESTALE. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_post(
+	kvf_agent *agent, kvf_group_handle group, uint64_t round, const void *bytes, uint32_t len_bytes);
+
+/* kvf_group_test - has every member said something in the round that was posted last?
+ *
+ * Without a progress thread it does the agent's work that is due, as kvf_poll does.
+ * @parts_out  n_ranks of them, by place, the own one too; the bytes stay valid until the next kvf_group_post or kvf_group_close
+ * Threads: the one that polls. Blocks: never. Allocates: no.
+ * Returns KVF_OK; KVF_EAGAIN while somebody is awaited; KVF_PEER_LOST when one who is awaited has restarted or closed the group; KVF_INCOMPATIBLE when one was
+ * told another group under this id (members, size, instance); KVF_EINVAL before the first round; KVF_ESTALE. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_test(
+	kvf_agent *agent, kvf_group_handle group, struct kvf_group_part *parts_out);
+
+/* kvf_group_close - leave; the others are told, once. Also done by kvf_agent_close.
+ *
+ * Threads: the one that polls. Blocks: for a turn of the agent. Allocates: no.
+ * Returns KVF_ESTALE, KVF_EINVAL. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_close(kvf_agent *agent, kvf_group_handle group);
 
 /* ------------------------------------------------------------------ health */
 

@@ -20,9 +20,19 @@
 
 #define KVFI_ENDPOINT_BYTES    256u
 #define KVFI_DEFAULT_EXPIRY_NS (UINT64_C(600) * KVFI_NS_PER_S) /* of a tx and its tickets */
-#define KVFI_PEER_EVENTS       4u /* PEER events that may wait, times max_peers */
+#define KVFI_MAX_AGENT_GROUPS  8u
+#define KVFI_MAX_GROUP_MEMBERS 128u /* of all groups */
+#define KVFI_PEER_EVENTS       4u   /* PEER events that may wait, times max_peers */
 
 /* ---- front ---- */
+
+struct agent_group;
+
+/* A place for a group. The group itself is in group.h. */
+struct front_group {
+	struct agent_group *group; /* NULL: none, or closed by the user */
+	uint32_t generation;
+};
 
 /* A copy of what the user gave, kept until the session is closed. */
 struct kept {
@@ -91,7 +101,8 @@ enum item_kind {
 	ITEM_INPUT = 1, /* straight to the core */
 	ITEM_CALL = 2,  /* the front waits for it */
 	ITEM_DONE = 3,  /* a transport's word */
-	ITEM_SUMMED = 4
+	ITEM_SUMMED = 4,
+	ITEM_GROUP = 5 /* a round of a group was posted */
 };
 
 struct item_input {
@@ -123,6 +134,10 @@ struct item {
 			uint32_t link;
 			uint64_t sum;
 		} summed;
+		struct {
+			uint32_t place, len_bytes;
+			uint64_t round;
+		} group;
 	} u;
 };
 
@@ -225,6 +240,7 @@ struct kvf_agent {
 	uint32_t live_mask, free_session;
 	uint64_t ids_used;
 	uint32_t slices_used, links_used;
+	struct front_group front_groups[KVFI_MAX_AGENT_GROUPS];
 
 	/* owner */
 	struct kvfi_core *core;
@@ -241,6 +257,9 @@ struct kvf_agent {
 	struct watch *watches;
 	uint32_t n_watches;
 	struct sum_job *sums;
+	struct agent_group *groups[KVFI_MAX_AGENT_GROUPS];
+	uint32_t group_members;
+	uint64_t groups_due_ns; /* no group's time is before it */
 	unsigned char *frame;
 	int epoll_fd, timer_fd;
 	bool told;    /* events were put and their descriptor was not written yet */
@@ -280,7 +299,9 @@ void kvfi_control_wake(void *self);
 /* Any thread: run on the owner and wait for it. */
 KVF_MUST_CHECK enum kvf_status kvfi_owner_call(
 	kvf_agent *agent, enum kvf_status (*run)(kvf_agent *agent, void *arguments), void *arguments);
-/* Front: hand an input over; false: no room. */
+/* Front: hand something over; false: no room. */
+bool kvfi_owner_tell(kvf_agent *agent, const struct item *item);
+/* The same, for an input of the core. */
 bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input);
 
 /* sink.c */

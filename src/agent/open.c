@@ -5,6 +5,7 @@
  * takes everything down; what is not proven by then is counted, and its memory is never given back.
  */
 #include "agent/agent.h"
+#include "agent/group.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -241,6 +242,7 @@ static enum kvf_status say_bye(kvf_agent *agent, void *unused)
 	struct kvfi_msg msg;
 
 	(void)unused;
+	kvfi_groups_leave_all(agent);
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		if (agent->peers[i].state != PEER_UP)
 			continue;

@@ -4,6 +4,7 @@
  * post and join their threads, then the control channel, the workers, and the tables that all of them pointed into.
  */
 #include "agent/agent.h"
+#include "agent/group.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@ static enum kvf_status watch_fd(kvf_agent *agent, int fd)
 
 static uint32_t max_ways(const kvf_agent *agent)
 {
-	return agent->options.max_peers * 2;
+	return agent->options.max_peers * 2 + 2 * KVFI_MAX_GROUP_MEMBERS;
 }
 
 static enum kvf_status open_control(kvf_agent *agent)
@@ -206,6 +207,7 @@ void kvfi_owner_close(kvf_agent *agent)
 		kvfi_control_of(agent)->close(agent->control);
 	kvfi_workers_close(agent->workers);
 	kvfi_peers_fini(agent);
+	kvfi_groups_fini(agent);
 	kvfi_core_close(agent->core);
 	free(agent->sums);
 	free(agent->frame);

@@ -5,6 +5,7 @@
  * answers. The number of PEER events that wait is bounded; a user who does not poll misses the later ones, and kvf_peer_info still tells.
  */
 #include "agent/agent.h"
+#include "agent/group.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,7 @@ bool kvfi_way_is_used(const kvf_agent *agent, uint32_t way)
 	for (uint32_t i = 0; i < agent->options.max_peers; i++)
 		if (agent->peers[i].state != PEER_FREE && agent->peers[i].way == way)
 			return true;
-	return false;
+	return kvfi_groups_use_way(agent, way);
 }
 
 uint32_t kvfi_peer_by_way(kvf_agent *agent, uint32_t way, uint64_t incarnation, uint64_t link)

@@ -5,6 +5,7 @@
  * descriptor; nothing spins.
  */
 #include "agent/agent.h"
+#include "agent/group.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -122,6 +123,8 @@ static uint64_t next_wake_ns(const kvf_agent *agent)
 
 	if (agent->peers_due_ns < next_ns)
 		next_ns = agent->peers_due_ns;
+	if (agent->groups_due_ns < next_ns)
+		next_ns = agent->groups_due_ns;
 	if (agent->n_watches > 0 && kvfi_clock_ns() + LEASE_LOOK_NS < next_ns)
 		next_ns = kvfi_clock_ns() + LEASE_LOOK_NS;
 	return next_ns;
@@ -138,17 +141,22 @@ static void want_turn(kvf_agent *agent)
 	arm_timer_fd(agent);
 }
 
-bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
+bool kvfi_owner_tell(kvf_agent *agent, const struct item *item)
 {
-	struct item item = {.kind = ITEM_INPUT, .u.input = *input};
-
 	if (!agent->threaded) {
 		kvfi_owner_adopt(agent);
-		kvfi_owner_item(agent, &item);
+		kvfi_owner_item(agent, item);
 		want_turn(agent);
 		return true;
 	}
-	return kvfi_inbox_push(&agent->inbox, &item, agent->keep);
+	return kvfi_inbox_push(&agent->inbox, item, agent->keep);
+}
+
+bool kvfi_owner_input(kvf_agent *agent, const struct item_input *input)
+{
+	const struct item item = {.kind = ITEM_INPUT, .u.input = *input};
+
+	return kvfi_owner_tell(agent, &item);
 }
 
 enum kvf_status kvfi_owner_call(
@@ -251,6 +259,9 @@ void kvfi_owner_item(kvf_agent *agent, const struct item *item)
 		kvfi_owner_step(agent, &input);
 		return;
 	}
+	case ITEM_GROUP:
+		kvfi_group_item(agent, item->u.group.place, item->u.group.round, item->u.group.len_bytes);
+		return;
 	}
 }
 
@@ -276,6 +287,11 @@ static void control_message(kvf_agent *agent, struct kvfi_received *received)
 
 	if (header->type <= KVFI_MSG_REFUSE || header->type == KVFI_MSG_BYE) {
 		kvfi_hello_message(agent, received->way, &received->msg);
+		forget_stranger(agent, received->way);
+		return;
+	}
+	if (header->type == KVFI_MSG_GROUP) { /* members are no peers: they are known by their places */
+		kvfi_group_message(agent, &received->msg);
 		forget_stranger(agent, received->way);
 		return;
 	}
@@ -329,6 +345,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 		drain_inbox(agent);
 		kvfi_events_signal(agent);
 		kvfi_peers_tick(agent, kvfi_clock_ns());
+		kvfi_groups_tick(agent, kvfi_clock_ns());
 		kvfi_owner_step(agent, &tick);
 		kvfi_events_signal(agent);
 		/* What the tick has posted may be over already. Descriptors need no second look: they stay readable. */

@@ -58,6 +58,16 @@ const char *kvf_error(void)
 	return last_error;
 }
 
+enum kvf_status kvf_fail(enum kvf_status status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+	va_end(args);
+	return status;
+}
+
 enum kvf_status kvfi_fail(enum kvf_status status, const char *format, ...)
 {
 	va_list args;

@@ -271,6 +271,8 @@ static uint64_t weigh(const struct kvfi_msg *msg)
 			bytes += msg->u.request.groups[i].n_runs * sizeof(struct kvfi_id_run);
 	} else if (msg->header.type == KVFI_MSG_RESULT) {
 		bytes += msg->u.result.aux_bytes;
+	} else if (msg->header.type == KVFI_MSG_GROUP) {
+		bytes += msg->u.group.len_bytes;
 	} else if (msg->header.type == KVFI_MSG_HELLO || msg->header.type == KVFI_MSG_HELLO_OK) {
 		const struct kvf_instance *instance = msg->u.hello.instance;
 

@@ -212,6 +212,14 @@ static enum kvf_status check_ack(const struct check *check, const struct kvfi_ms
 	return check_status(check, ack->status);
 }
 
+static enum kvf_status check_group_word(const struct check *check, const struct kvfi_msg_group *group)
+{
+	TRY(check_most(check, "members", group->members, 1, KVF_GROUP_MAX_RANKS));
+	TRY(check_most(check, "rank", group->rank, 0, group->members - 1));
+	TRY(check_most(check, "flags", group->flags, 0, KVFI_GROUP_WANTED | KVFI_GROUP_LEAVING));
+	return check_most(check, "len_bytes", group->len_bytes, 0, KVF_GROUP_MAX_BYTES);
+}
+
 enum kvf_status kvfi_msg_check(const struct kvfi_msg *msg, enum kvf_status wrong)
 {
 	const struct check check = {kvfi_msg_name(msg->header.type), wrong};
@@ -238,6 +246,8 @@ enum kvf_status kvfi_msg_check(const struct kvfi_msg *msg, enum kvf_status wrong
 	case KVFI_MSG_CANCEL:
 		TRY(check_status(&check, msg->u.cancel.status));
 		return check_text(&check, "reason", msg->u.cancel.reason, sizeof(msg->u.cancel.reason));
+	case KVFI_MSG_GROUP:
+		return check_group_word(&check, &msg->u.group);
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:

@@ -2,7 +2,7 @@
  *
  * A frame has the same fields in the same order whatever it says: a failure is the success with another status. A get
  * reads past no end (bytes.h), stores at most what the message has room for, and leaves the judging of values to check.c;
- * the aux bytes of a RESULT stay where they are and are borrowed. Pure; any thread.
+ * the aux bytes of a RESULT and the bytes of a GROUP stay where they are and are borrowed. Pure; any thread.
  */
 #include <string.h>
 #include "base/status.h"
@@ -159,6 +159,28 @@ static void get_ping(struct kvfi_reader *reader, struct kvfi_msg_ping *ping)
 	ping->sequence = kvfi_get_u64(reader);
 }
 
+static void put_group(struct kvfi_writer *writer, const struct kvfi_msg_group *group)
+{
+	kvfi_put_u64(writer, group->group);
+	kvfi_put_u64(writer, group->round);
+	kvfi_put_u32(writer, group->rank);
+	kvfi_put_u32(writer, group->members);
+	kvfi_put_u32(writer, group->flags);
+	kvfi_put_u32(writer, group->len_bytes);
+	kvfi_put_bytes(writer, group->bytes, group->len_bytes);
+}
+
+static void get_group(struct kvfi_reader *reader, struct kvfi_msg_group *group)
+{
+	group->group = kvfi_get_u64(reader);
+	group->round = kvfi_get_u64(reader);
+	group->rank = kvfi_get_u32(reader);
+	group->members = kvfi_get_u32(reader);
+	group->flags = kvfi_get_u32(reader);
+	group->len_bytes = kvfi_get_u32(reader);
+	group->bytes = kvfi_get_span(reader, group->len_bytes);
+}
+
 void kvfi_fixed_put(struct kvfi_writer *writer, const struct kvfi_msg *msg)
 {
 	switch (msg->header.type) {
@@ -184,6 +206,9 @@ void kvfi_fixed_put(struct kvfi_writer *writer, const struct kvfi_msg *msg)
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 		put_ping(writer, &msg->u.ping);
+		break;
+	case KVFI_MSG_GROUP:
+		put_group(writer, &msg->u.group);
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_HOLD:
@@ -219,6 +244,9 @@ static enum kvf_status get_body(struct kvfi_reader *reader, struct kvfi_msg *msg
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 		get_ping(reader, &msg->u.ping);
+		break;
+	case KVFI_MSG_GROUP:
+		get_group(reader, &msg->u.group);
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_HOLD:

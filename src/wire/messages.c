@@ -1,6 +1,6 @@
 /* messages.c - names, deep copies and the end of messages, apart from any encoding.
  *
- * A message owns its block (id runs of a REQUEST, aux bytes of a RESULT) and, in HELLO and HELLO_OK, its instance and
+ * A message owns its block (id runs of a REQUEST, aux bytes of a RESULT, bytes of a GROUP) and, in HELLO and HELLO_OK, its instance and
  * layout. A message built by hand may point to memory of its maker: it has no block, and fini is not called on it.
  * Pure; any thread.
  */
@@ -47,6 +47,8 @@ const char *kvfi_msg_name(enum kvfi_msg_type type)
 		return "HOLD";
 	case KVFI_MSG_HOLD_OK:
 		return "HOLD_OK";
+	case KVFI_MSG_GROUP:
+		return "GROUP";
 	}
 	return "UNKNOWN";
 }
@@ -71,6 +73,7 @@ bool kvfi_msg_is_hot(enum kvfi_msg_type type)
 	case KVFI_MSG_BYE:
 	case KVFI_MSG_HOLD:
 	case KVFI_MSG_HOLD_OK:
+	case KVFI_MSG_GROUP:
 		return false;
 	}
 	return false;
@@ -160,6 +163,22 @@ static enum kvf_status own_aux(struct kvfi_msg *copy)
 	return KVF_OK;
 }
 
+static enum kvf_status own_group(struct kvfi_msg *copy)
+{
+	struct kvfi_msg_group *group = &copy->u.group;
+
+	if (group->len_bytes == 0) {
+		group->bytes = NULL;
+		return KVF_OK;
+	}
+	copy->block = malloc(group->len_bytes);
+	if (copy->block == NULL)
+		return kvfi_fail(KVF_ENOMEM, "copying %u bytes of a GROUP", group->len_bytes);
+	memcpy(copy->block, group->bytes, group->len_bytes);
+	group->bytes = copy->block;
+	return KVF_OK;
+}
+
 enum kvf_status kvfi_msg_dup(const struct kvfi_msg *msg, struct kvfi_msg *copy_out)
 {
 	struct kvfi_msg copy = *msg;
@@ -176,6 +195,9 @@ enum kvf_status kvfi_msg_dup(const struct kvfi_msg *msg, struct kvfi_msg *copy_o
 		break;
 	case KVFI_MSG_RESULT:
 		status = own_aux(&copy);
+		break;
+	case KVFI_MSG_GROUP:
+		status = own_group(&copy);
 		break;
 	case KVFI_MSG_REFUSE:
 	case KVFI_MSG_REQUEST_OK:

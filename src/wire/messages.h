@@ -33,7 +33,8 @@ enum kvfi_msg_type {
 	KVFI_MSG_BYE = 14,
 	KVFI_MSG_HOLD = 15,    /* (id, attempt) is still wanted; no body */
 	KVFI_MSG_HOLD_OK = 16, /* known: 1 when a tx is open for it */
-	KVFI_MSG_LAST = KVFI_MSG_HOLD_OK
+	KVFI_MSG_GROUP = 17,   /* rank <-> rank of a group: what it says in a round */
+	KVFI_MSG_LAST = KVFI_MSG_GROUP
 };
 
 struct kvfi_msg_header {
@@ -156,6 +157,19 @@ struct kvfi_msg_ping { /* PING and PONG */
 	uint64_t sequence;
 };
 
+enum kvfi_group_flag {
+	KVFI_GROUP_WANTED = 1, /* the sender lacks the receiver's bytes of this round */
+	KVFI_GROUP_LEAVING = 2 /* the sender closes the group; round and bytes are those of its last word */
+};
+
+struct kvfi_msg_group {
+	uint64_t group, round;
+	uint32_t rank, members; /* the sender's place, and how many there are */
+	uint32_t flags;
+	uint32_t len_bytes;
+	const unsigned char *bytes; /* points into the message's block */
+};
+
 /* One message. Pointers inside belong to it; free with kvfi_msg_fini. */
 struct kvfi_msg {
 	struct kvfi_msg_header header;
@@ -170,8 +184,9 @@ struct kvfi_msg {
 		struct kvfi_msg_ack ack;
 		struct kvfi_msg_cancel cancel;
 		struct kvfi_msg_ping ping;
+		struct kvfi_msg_group group;
 	} u;
-	/* what decode and dup allocated for runs and aux; NULL if nothing. A message built by hand may point anywhere and leaves it NULL */
+	/* what decode and dup allocated for runs, aux and a group's bytes; NULL if nothing. A message built by hand may point anywhere and leaves it NULL */
 	void *block;
 };
 

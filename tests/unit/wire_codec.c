@@ -297,6 +297,11 @@ static void fixed_fields_out_of_range_are_named(void **state)
 		{KVFI_MSG_ACK, 72, 3, "ACK: verdict: 3"},
 		{KVFI_MSG_ACK, 76, 5, "ACK: status: 5"},
 		{KVFI_MSG_CANCEL, 64, 77, "CANCEL: status: 77"},
+		{KVFI_MSG_GROUP, 80, UINT32_MAX, "GROUP: rank: 4294967295"},
+		{KVFI_MSG_GROUP, 84, 0, "GROUP: members: 0"},
+		{KVFI_MSG_GROUP, 84, KVF_GROUP_MAX_RANKS + 1, "GROUP: members: 65"},
+		{KVFI_MSG_GROUP, 88, 4, "GROUP: flags: 4"},
+		{KVFI_MSG_GROUP, 92, UINT32_MAX, "GROUP: length"},
 	};
 
 	(void)state;

@@ -261,6 +261,23 @@ static inline void random_result(struct random_message *random, struct kvfi_msg_
 	random_text(random, result->reason, sizeof(result->reason));
 }
 
+static inline void random_said(struct random_message *random, struct kvfi_msg_group *group)
+{
+	unsigned char *bytes;
+
+	group->group = random_u64(random);
+	group->round = random_u64(random);
+	group->members = 1 + random_below(random, KVF_GROUP_MAX_RANKS);
+	group->rank = random_below(random, group->members);
+	group->flags = random_below(random, (KVFI_GROUP_WANTED | KVFI_GROUP_LEAVING) + 1);
+	group->len_bytes = random_below(random, 3) ? random_below(random, 300)
+	                                           : random_below(random, KVF_GROUP_MAX_BYTES / 16 + 1);
+	bytes = random_alloc(random, group->len_bytes, 1);
+	for (uint32_t i = 0; i < group->len_bytes; i++)
+		bytes[i] = (unsigned char)random_u64(random);
+	group->bytes = bytes;
+}
+
 static inline void random_body(struct random_message *random, struct kvfi_msg *msg)
 {
 	switch (msg->header.type) {
@@ -306,6 +323,9 @@ static inline void random_body(struct random_message *random, struct kvfi_msg *m
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 		msg->u.ping.sequence = random_u64(random);
+		break;
+	case KVFI_MSG_GROUP:
+		random_said(random, &msg->u.group);
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_BYE:
@@ -449,6 +469,15 @@ static inline void assert_results_equal(const struct kvfi_msg_result *a, const s
 	assert_string_equal(a->reason, b->reason);
 }
 
+static inline void assert_said_equal(const struct kvfi_msg_group *a, const struct kvfi_msg_group *b)
+{
+	assert_true(a->group == b->group && a->round == b->round);
+	assert_true(a->rank == b->rank && a->members == b->members && a->flags == b->flags);
+	assert_int_equal(a->len_bytes, b->len_bytes);
+	if (a->len_bytes > 0)
+		assert_memory_equal(a->bytes, b->bytes, a->len_bytes);
+}
+
 static inline void assert_messages_equal(const struct kvfi_msg *a, const struct kvfi_msg *b)
 {
 	const struct kvfi_msg_header *x = &a->header, *y = &b->header;
@@ -495,6 +524,9 @@ static inline void assert_messages_equal(const struct kvfi_msg *a, const struct 
 	case KVFI_MSG_PING:
 	case KVFI_MSG_PONG:
 		assert_true(a->u.ping.sequence == b->u.ping.sequence);
+		break;
+	case KVFI_MSG_GROUP:
+		assert_said_equal(&a->u.group, &b->u.group);
 		break;
 	case KVFI_MSG_QUIET:
 	case KVFI_MSG_BYE:
