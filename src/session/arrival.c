@@ -348,6 +348,8 @@ static enum kvf_status judge_aux(
 	if ((result->aux_bytes > 0 && !link->owes_aux) ||
 		result->aux_bytes > core->self.layout->aux_bytes[session->aux_slot])
 		return KVF_AUX_REFUSED;
+	if (result->sum != kvfi_msg_aux_sum(result->aux, result->aux_bytes))
+		return KVF_SUM_MISMATCH;
 	return KVF_OK;
 }
 
@@ -406,20 +408,31 @@ static void first_byte(struct kvfi_core *core, struct session *session, uint64_t
 	rx_deadline(core, session);
 }
 
+/* What one damaged field makes of a RESULT: aux data in the place of KV or the other way round, a failure that is not the last. */
+static bool contradicts_itself(const struct kvfi_msg_result *result)
+{
+	return (result->kind == KVFI_RESULT_AUX) != (result->slice == KVFI_AUX_SLICE) ||
+	       (result->status != KVF_OK && !result->last);
+}
+
 void on_result(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
 	const struct kvfi_msg_result *result = &msg->u.result;
-	struct link *link = rx_find(core, peer, msg->header.epoch);
+	struct link *link = rx_find(core, peer, &msg->header);
 	struct session *session = link != NULL ? link_session(core, link) : NULL;
 
+	if (contradicts_itself(result)) {
+		core->counters.unexpected_messages++; /* it is said again */
+		return;
+	}
 	if (link == NULL) {
 		on_ended(core, peer, msg);
 		return;
 	}
 	if (session == NULL || session->outcome_told) {
 		on_ended(core, peer, msg);
-		if (result->kind == KVFI_RESULT_KV && (result->last || result->status != KVF_OK) &&
-			!link->arrived) {
+		/* A good one proves nothing here, for its bytes are looked at no more; QUIET will. */
+		if (result->kind == KVFI_RESULT_KV && result->status != KVF_OK && !link->arrived) {
 			link->arrived = true;
 			rx_link_quiet(core, link);
 		}

@@ -258,6 +258,10 @@ void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *ms
 
 	if (!core->peers[peer].up)
 		return; /* its data path is not there yet; it will ask again */
+	if (msg->u.request.seal != kvfi_msg_seal(msg)) {
+		core->counters.unexpected_messages++; /* damaged: it will come again */
+		return;
+	}
 	if (link != NULL && link->epoch >= header->epoch) {
 		if (link->epoch == header->epoch)
 			request_ok(core, peer, header, link->session != KVFI_NONE);
@@ -306,6 +310,10 @@ void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
 	struct link *link = request_find(core, peer, &msg->header);
 
+	if (msg->u.go.seal != kvfi_msg_seal(msg)) {
+		core->counters.unexpected_messages++; /* damaged: the next CLAIM asks for it again */
+		return;
+	}
 	if (link == NULL || msg->u.go.dp_index != core->own_dp) {
 		core->counters.stale_epochs++;
 		return;

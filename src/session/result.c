@@ -70,6 +70,7 @@ static void fill_aux(const struct session *session, const struct link *link, con
 	struct kvfi_msg_result *result)
 {
 	result->last = 1;
+	result->slice = KVFI_AUX_SLICE;
 	if (delivery->status != KVF_OK) {
 		(void)snprintf(result->reason, sizeof(result->reason), "%s", delivery->reason);
 		return;
@@ -78,6 +79,7 @@ static void fill_aux(const struct session *session, const struct link *link, con
 		result->aux = session->aux;
 		result->aux_bytes = session->aux_bytes;
 	}
+	result->sum = kvfi_msg_aux_sum(result->aux, result->aux_bytes);
 }
 
 static void send_result(struct kvfi_core *core, struct link *link, struct delivery *delivery)
@@ -262,12 +264,23 @@ static void receiver_failed(struct kvfi_core *core, struct link *link, const str
 		session_try_release(core, session);
 }
 
+/* What one damaged field makes of an ACK. */
+static bool contradicts_itself(const struct kvfi_msg_ack *ack)
+{
+	return (ack->verdict == KVFI_VERDICT_APPLIED && ack->status != KVF_OK) ||
+	       (ack->kind == KVFI_RESULT_AUX) != (ack->slice == KVFI_AUX_SLICE);
+}
+
 void on_ack(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
 	const struct kvfi_msg_ack *ack = &msg->u.ack;
 	struct link *link = request_find(core, peer, &msg->header);
 	struct delivery *delivery = link != NULL ? find_sent(core, link, ack) : NULL;
 
+	if (contradicts_itself(ack)) {
+		core->counters.unexpected_messages++; /* the RESULT is said again, and answered again */
+		return;
+	}
 	if (delivery == NULL || link->cancelled)
 		return; /* a repeated one */
 	if (delivery->status != KVF_OK && delivery->kind == KVFI_RESULT_KV) {

@@ -10,11 +10,14 @@
 #include "base/assert.h"
 #include "base/clock.h"
 
-struct link *rx_find(struct kvfi_core *core, uint32_t peer, uint64_t epoch)
+/* The epoch alone would do; a message whose ids say something else was damaged on its way. */
+struct link *rx_find(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header)
 {
-	struct link *link = link_first(core, epoch, peer);
+	struct link *link = link_first(core, header->epoch, peer);
 
-	while (link != NULL && (link->kind != LINK_RX || link->peer_gone))
+	while (link != NULL &&
+		(link->kind != LINK_RX || link->peer_gone || link->instance_id != header->instance_id ||
+			link->request_id != header->request_id || link->attempt != header->attempt))
 		link = link_next(core, link);
 	return link;
 }
@@ -80,6 +83,7 @@ static void send_request(struct kvfi_core *core, struct link *link)
 	request->digest = core->peers[link->peer].info.digests[session->replica];
 	request->verify = core->config.verify;
 	fill_lists(core, session, request);
+	request->seal = kvfi_msg_seal(&msg);
 	link->requested = true;
 	send_msg(core, link, &msg);
 	wake_again(core, &link->wake, &link->backoff_ns);
@@ -297,7 +301,7 @@ void rx_deadline(struct kvfi_core *core, struct session *session)
 
 void on_request_ok(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
-	struct link *link = rx_find(core, peer, msg->header.epoch);
+	struct link *link = rx_find(core, peer, &msg->header);
 
 	if (link == NULL)
 		core->counters.stale_epochs++;
@@ -315,6 +319,7 @@ static void send_go(struct kvfi_core *core, struct link *link)
 	msg.u.go.dp_index = link_session(core, link)->dp_index;
 	msg.u.go.lease_slot = link->lease_slot;
 	msg.u.go.lease_generation = link->lease_generation;
+	msg.u.go.seal = kvfi_msg_seal(&msg);
 	send_msg(core, link, &msg);
 }
 
@@ -371,7 +376,7 @@ static void choose_group(struct kvfi_core *core, struct session *session, uint32
 
 void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
-	struct link *link = rx_find(core, peer, msg->header.epoch);
+	struct link *link = rx_find(core, peer, &msg->header);
 	struct session *session = link != NULL ? link_session(core, link) : NULL;
 
 	if (session == NULL || session->outcome_told) {
@@ -409,7 +414,7 @@ void rx_link_quiet(struct kvfi_core *core, struct link *link)
 
 void on_quiet(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
-	struct link *link = rx_find(core, peer, msg->header.epoch);
+	struct link *link = rx_find(core, peer, &msg->header);
 
 	if (link == NULL || !link->cancelling) {
 		core->counters.stale_epochs++;

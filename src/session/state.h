@@ -346,7 +346,7 @@ void rx_wake(struct kvfi_core *core, struct link *link);
 void on_request_ok(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 void on_quiet(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
-struct link *rx_find(struct kvfi_core *core, uint32_t peer, uint64_t epoch);
+struct link *rx_find(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header);
 void rx_link_quiet(struct kvfi_core *core, struct link *link); /* that writer has said it is */
 void rx_answered(struct kvfi_core *core, struct link *link);
 void rx_good_ends(const struct kvfi_core *core, const struct session *session, uint64_t *good_end_out);

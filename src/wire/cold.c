@@ -45,7 +45,7 @@ static void put_request_group(struct kvfi_packer *packer, const struct kvfi_requ
 
 static void put_request(struct kvfi_packer *packer, const struct kvfi_msg_request *request)
 {
-	kvfi_pack_map(packer, 12);
+	kvfi_pack_map(packer, 13);
 	kvfi_pack_uint_at(packer, "prompt", request->prompt_len);
 	kvfi_pack_uint_at(packer, "dp", request->dp_index);
 	kvfi_pack_uint_at(packer, "dp_rank", request->dp_rank);
@@ -57,6 +57,7 @@ static void put_request(struct kvfi_packer *packer, const struct kvfi_msg_reques
 	kvfi_pack_uint_at(packer, "time_left", request->time_left_ns);
 	kvfi_pack_uint_at(packer, "digest", request->digest);
 	kvfi_pack_uint_at(packer, "verify", request->verify);
+	kvfi_pack_uint_at(packer, "seal", request->seal);
 	kvfi_pack_array_at(packer, "groups", request->n_groups);
 	for (uint32_t g = 0; g < request->n_groups; g++)
 		put_request_group(packer, &request->groups[g]);
@@ -92,6 +93,7 @@ static void get_request(const struct kvfi_map *map, struct kvfi_msg_request *req
 	request->time_left_ns = kvfi_map_uint(map, "time_left", UINT64_MAX);
 	request->digest = kvfi_map_uint(map, "digest", UINT64_MAX);
 	request->verify = kvfi_map_u32(map, "verify");
+	request->seal = kvfi_map_uint(map, "seal", UINT64_MAX);
 	request->n_groups = groups.n;
 	for (uint32_t g = 0; *map->status == KVF_OK && g < groups.n; g++) {
 		const struct kvfi_map group = kvfi_map_element(&groups, g);

@@ -58,6 +58,7 @@ static void put_go(struct kvfi_writer *writer, const struct kvfi_msg_go *go)
 	kvfi_put_u32(writer, go->dp_index);
 	kvfi_put_u32(writer, go->lease_slot);
 	kvfi_put_u32(writer, go->lease_generation);
+	kvfi_put_u64(writer, go->seal);
 }
 
 static void get_go(struct kvfi_reader *reader, struct kvfi_msg_go *go)
@@ -65,6 +66,7 @@ static void get_go(struct kvfi_reader *reader, struct kvfi_msg_go *go)
 	go->dp_index = kvfi_get_u32(reader);
 	go->lease_slot = kvfi_get_u32(reader);
 	go->lease_generation = kvfi_get_u32(reader);
+	go->seal = kvfi_get_u64(reader);
 }
 
 static void put_result(struct kvfi_writer *writer, const struct kvfi_msg_result *result)

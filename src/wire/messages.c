@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
+#include "base/hash.h"
 #include "base/status.h"
 #include "wire/codec.h"
 
@@ -82,6 +83,56 @@ bool kvfi_msg_is_hot(enum kvfi_msg_type type)
 bool kvfi_msg_may_ride(enum kvfi_msg_type type)
 {
 	return type == KVFI_MSG_REQUEST || kvfi_msg_is_hot(type);
+}
+
+static uint64_t seal_pair(uint64_t seal, uint32_t high, uint32_t low)
+{
+	return kvfi_hash_u64(seal, (uint64_t)high << 32 | low);
+}
+
+static uint64_t seal_lists(uint64_t seal, const struct kvfi_msg_request *request)
+{
+	seal = kvfi_hash_u64(seal, request->n_groups);
+	for (uint32_t i = 0; i < request->n_groups; i++) {
+		const struct kvfi_request_group *group = &request->groups[i];
+
+		seal = seal_pair(seal, group->group, group->n_ids);
+		seal = seal_pair(seal, group->tokens_per_block, group->n_runs);
+		for (uint32_t r = 0; r < group->n_runs; r++)
+			seal = seal_pair(seal, (uint32_t)group->runs[r].start, group->runs[r].count);
+	}
+	return seal;
+}
+
+static uint64_t seal_request(uint64_t seal, const struct kvfi_msg_request *request)
+{
+	seal = kvfi_hash_u64(seal, request->prompt_len);
+	seal = seal_pair(seal, request->dp_index, request->dp_rank);
+	seal = seal_pair(seal, (uint32_t)request->replica, request->verify);
+	seal = seal_pair(seal, request->aux_slot, request->aux_bytes);
+	seal = seal_pair(seal, request->lease_slot, request->lease_generation);
+	seal = kvfi_hash_u64(seal, request->time_left_ns);
+	return seal_lists(kvfi_hash_u64(seal, request->digest), request);
+}
+
+uint64_t kvfi_msg_seal(const struct kvfi_msg *msg)
+{
+	uint64_t seal = kvfi_hash_u64((uint64_t)msg->header.type, msg->header.instance_id);
+
+	seal = kvfi_hash_u64(seal, msg->header.request_id);
+	seal = kvfi_hash_u64(seal, msg->header.attempt);
+	seal = kvfi_hash_u64(seal, msg->header.epoch);
+	if (msg->header.type == KVFI_MSG_REQUEST)
+		return seal_request(seal, &msg->u.request);
+	if (msg->header.type != KVFI_MSG_GO)
+		return 0;
+	seal = kvfi_hash_u64(seal, msg->u.go.dp_index);
+	return seal_pair(seal, msg->u.go.lease_slot, msg->u.go.lease_generation);
+}
+
+uint64_t kvfi_msg_aux_sum(const void *aux, uint32_t len_bytes)
+{
+	return kvfi_hash_bytes(0, aux, len_bytes);
 }
 
 void kvfi_msg_fini(struct kvfi_msg *msg)

@@ -96,6 +96,7 @@ struct kvfi_msg_request {
 	uint64_t time_left_ns; /* how long it may wait for its tx; 0 = for ever */
 	uint64_t digest;       /* of the pair */
 	uint32_t verify;       /* enum kvf_verify */
+	uint64_t seal;
 	uint32_t n_groups;
 	struct kvfi_request_group groups[KVF_MAX_GROUPS];
 };
@@ -111,7 +112,10 @@ struct kvfi_msg_claim {
 struct kvfi_msg_go {
 	uint32_t dp_index;
 	uint32_t lease_slot, lease_generation;
+	uint64_t seal;
 };
+
+#define KVFI_AUX_SLICE UINT32_MAX
 
 enum kvfi_result_kind {
 	KVFI_RESULT_KV = 1,
@@ -120,12 +124,12 @@ enum kvfi_result_kind {
 
 struct kvfi_msg_result {
 	enum kvfi_result_kind kind;
-	uint32_t slice;    /* the sender's */
+	uint32_t slice;    /* the sender's; KVFI_AUX_SLICE of aux data, and of nothing else */
 	uint32_t rx_slice; /* echo; 0: the receiver posts one */
 	uint32_t last;
 	enum kvf_status status;
 	uint64_t bytes, runs;
-	uint64_t sum;
+	uint64_t sum;            /* of the content: KV if the receiver asked for it, aux always */
 	uint64_t dropped_tokens; /* left out because the source has no page */
 	uint32_t layer_start, layer_end;
 	uint32_t n_ranges;
@@ -192,6 +196,11 @@ struct kvfi_msg {
 
 const char *kvfi_msg_name(enum kvfi_msg_type type);
 void kvfi_msg_fini(struct kvfi_msg *msg);
+/* REQUEST and GO say where a peer will write, and nobody else can tell whether they arrived as they were sent: a hash of all that they say, made by
+ * their sender, compared by their receiver. 0 for other messages. */
+uint64_t kvfi_msg_seal(const struct kvfi_msg *msg);
+/* Of the aux data of a RESULT. */
+uint64_t kvfi_msg_aux_sum(const void *aux, uint32_t len_bytes);
 /* Deep copy. KVF_ENOMEM. */
 KVF_MUST_CHECK enum kvf_status kvfi_msg_dup(const struct kvfi_msg *msg, struct kvfi_msg *copy_out);
 

@@ -167,7 +167,8 @@ static void aux_data_that_nobody_expects_are_refused(void **state)
 		struct kvfi_msg aux = scene_msg(KVFI_MSG_RESULT, &ask, 1);
 		struct rig rig;
 
-		aux.u.result = (struct kvfi_msg_result){.kind = KVFI_RESULT_AUX, .last = 1, .aux = much};
+		aux.u.result = (struct kvfi_msg_result){
+			.kind = KVFI_RESULT_AUX, .slice = KVFI_AUX_SLICE, .last = 1, .aux = much};
 		aux.u.result.aux_bytes = i == 0 ? RIG_AUX_BYTES + 1 : 8;
 		scene_open(&rig, &(struct scene){.prefill_tp = 2});
 		ask.aux = i < 2;
@@ -316,7 +317,9 @@ static void acks_that_make_no_sense_are_dropped_or_end_that_session_alone(void *
 	scene_open_tx(&rig, 0, &ask);
 	rig_run_for(&rig, SECOND);
 	for (uint32_t i = 0; i < 8; i++) { /* never sent */
-		ack.u.ack = (struct kvfi_msg_ack){.kind = 1 + i % 2, .slice = i / 2 % 2, .verdict = i / 4};
+		ack.u.ack = (struct kvfi_msg_ack){.kind = 1 + i % 2,
+			.slice = i % 2 != 0 ? KVFI_AUX_SLICE : i / 2 % 2,
+			.verdict = i / 4};
 		inject(&rig, 0, 1, &ack);
 	}
 	assert_false(scene_session(&rig, 0, 0)->outcome);
@@ -324,7 +327,9 @@ static void acks_that_make_no_sense_are_dropped_or_end_that_session_alone(void *
 	scene_send_tx(&rig, 0);
 	rig_run_for(&rig, SECOND);
 	for (uint32_t i = 0; i < 8; i++) { /* not sent yet */
-		ack.u.ack = (struct kvfi_msg_ack){.kind = 1 + i % 2, .slice = i / 2 % 2, .verdict = i / 4};
+		ack.u.ack = (struct kvfi_msg_ack){.kind = 1 + i % 2,
+			.slice = i % 2 != 0 ? KVFI_AUX_SLICE : i / 2 % 2,
+			.verdict = i / 4};
 		inject(&rig, 0, 1, &ack);
 	}
 	assert_false(scene_session(&rig, 0, 0)->outcome);

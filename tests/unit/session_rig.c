@@ -180,12 +180,23 @@ void rig_step(struct rig *rig, struct rig_node *node, const struct kvfi_input *i
 	kvfi_core_step(node->core, input, rig->now_ns);
 }
 
-void rig_inject(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg)
+static void deliver(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg)
 {
 	struct kvfi_input input = {.kind = KVFI_IN_MESSAGE, .peer = peer_slot, .u.msg = msg};
 
 	assert_int_equal(kvfi_msg_check(msg, KVF_PROTOCOL), KVF_OK);
 	rig_step(rig, &rig->nodes[node], &input);
+}
+
+void rig_inject(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg)
+{
+	struct kvfi_msg sealed = *msg;
+
+	if (msg->header.type == KVFI_MSG_REQUEST)
+		sealed.u.request.seal = kvfi_msg_seal(msg);
+	else if (msg->header.type == KVFI_MSG_GO)
+		sealed.u.go.seal = kvfi_msg_seal(msg);
+	deliver(rig, node, peer_slot, &sealed);
 }
 
 static void run_message(struct rig *rig, struct rig_event *event)
@@ -194,7 +205,7 @@ static void run_message(struct rig *rig, struct rig_event *event)
 	const struct rig_peer *peer = &node->peers[event->peer_slot];
 
 	if (node->life == event->life && peer->up && peer->life == event->peer_life)
-		rig_inject(rig, event->node, event->peer_slot, &event->msg);
+		deliver(rig, event->node, event->peer_slot, &event->msg);
 	kvfi_msg_fini(&event->msg);
 }
 

@@ -173,7 +173,7 @@ void rig_check_empty(struct rig *rig, uint32_t node);
 /* Bytes of block `index` of the paged list are those of the request, on this rank. */
 bool rig_block_is_good(struct rig *rig, uint32_t node, uint32_t slot, uint32_t index);
 
-/* Hand a message to a node as if it came from that peer slot. It must be one that the wire lets pass. */
+/* Hand a message to a node as if it came from that peer slot, sealed. It must be one that the wire lets pass. */
 void rig_inject(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg);
 
 #endif

@@ -208,6 +208,7 @@ static inline void random_request(struct random_message *random, struct kvfi_msg
 	request->lease_generation = (uint32_t)random_u64(random);
 	request->time_left_ns = random_u64(random);
 	request->digest = random_u64(random);
+	request->seal = random_u64(random);
 	request->verify = random_below(random, 2);
 	request->n_groups = random_below(random, KVF_MAX_GROUPS + 1);
 	for (uint32_t g = 0; g < request->n_groups; g++) {
@@ -306,6 +307,7 @@ static inline void random_body(struct random_message *random, struct kvfi_msg *m
 		msg->u.go.dp_index = random_below(random, KVF_MAX_RANKS);
 		msg->u.go.lease_slot = (uint32_t)random_u64(random);
 		msg->u.go.lease_generation = (uint32_t)random_u64(random);
+		msg->u.go.seal = random_u64(random);
 		break;
 	case KVFI_MSG_RESULT:
 		random_result(random, &msg->u.result);
@@ -440,6 +442,7 @@ static inline void assert_requests_equal(const struct kvfi_msg_request *a, const
 	assert_true(a->replica == b->replica && a->aux_slot == b->aux_slot && a->aux_bytes == b->aux_bytes);
 	assert_true(a->lease_slot == b->lease_slot && a->lease_generation == b->lease_generation);
 	assert_true(a->time_left_ns == b->time_left_ns && a->digest == b->digest && a->verify == b->verify);
+	assert_true(a->seal == b->seal);
 	assert_int_equal(a->n_groups, b->n_groups);
 	for (uint32_t g = 0; g < a->n_groups; g++) {
 		const struct kvfi_request_group *x = &a->groups[g], *y = &b->groups[g];
