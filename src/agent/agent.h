@@ -183,6 +183,8 @@ struct agent_peer {
 	uint32_t tried;     /* bits */
 	bool in_core;       /* the core was told UP and not DOWN */
 	bool recall;        /* decode: to be called again, in another slot, at next_ns */
+	bool dropping;      /* by the ladder, when the core's step is over */
+	bool barred;        /* it was */
 };
 
 struct watch {
@@ -250,6 +252,7 @@ struct kvf_agent {
 	struct agent_peer *peers;
 	/* Per peer slot, what the front may know of it: how many links a request to its instance takes. */
 	struct known_instance *known;
+	uint32_t n_dropping;
 	uint64_t peers_due_ns; /* no peer's time is before it */
 	uint32_t *way_peers;   /* per way: the slot that its last message was from */
 	uint32_t
@@ -322,6 +325,8 @@ struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32
 void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
+/* Those that the ladder wants to be dropped: their connections are closed, their links barred. */
+void kvfi_peers_drop(kvf_agent *agent);
 void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns);
 /* A peer's next_ns or deadline_ns was set. */
 void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns);
@@ -355,9 +360,6 @@ KVF_MUST_CHECK enum kvf_status kvfi_ticket_connect(
 /* sum.c */
 KVF_MUST_CHECK enum kvf_status kvfi_sums_init(kvf_agent *agent);
 void kvfi_sum_start(kvf_agent *agent, uint32_t link, const struct kvfi_bound *bound);
-
-/* memory.c */
-uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks);
 
 /* front.c */
 KVF_MUST_CHECK enum kvf_status kvfi_front_find(

@@ -102,15 +102,6 @@ enum kvf_status kvf_unregister(kvf_agent *agent, kvf_region region)
 
 /* ---- declaration ---- */
 
-uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks)
-{
-	uint64_t block_bytes = 0;
-
-	for (uint32_t p = 0; p < group->n_parts; p++)
-		block_bytes += (uint64_t)group->parts[p].head_count * group->parts[p].row_bytes;
-	return block_bytes * group->tokens_per_block * group->n_layers * n_blocks;
-}
-
 /* What the map says of this rank must be what the layout holds. */
 static enum kvf_status check_rank(
 	const struct kvf_instance *instance, uint32_t rank, const struct kvf_layout *layout)

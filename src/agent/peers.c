@@ -210,6 +210,21 @@ void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, con
 	kvfi_peers_due(agent, peer->next_ns);
 }
 
+/* Whatever comes under its link later is answered: barred (see hello.c). */
+void kvfi_peers_drop(kvf_agent *agent)
+{
+	for (uint32_t i = 0; agent->n_dropping > 0 && i < agent->options.max_peers; i++) {
+		struct agent_peer *peer = &agent->peers[i];
+
+		if (!peer->dropping)
+			continue;
+		peer->dropping = false;
+		agent->n_dropping--;
+		peer->barred = true;
+		kvfi_peer_lost(agent, i, KVF_PEER_LOST, peer->reason);
+	}
+}
+
 /* ---- decode: calling ---- */
 
 static bool known_endpoint(const kvf_agent *agent, const char *endpoint)

@@ -140,6 +140,49 @@ void kvfi_watches_look(kvf_agent *agent)
 	}
 }
 
+/* Numbers for deadlines and health: a transport that has none counts by what it completes. */
+static uint64_t sink_post_moved(void *self, uint32_t delivery, uint32_t peer)
+{
+	const struct agent_transport *transport = transport_of(self, peer);
+
+	return transport->ops->post_moved != NULL ? transport->ops->post_moved(transport->self, delivery) : 0;
+}
+
+static uint64_t sink_grant_moved(void *self, uint32_t link, uint32_t peer)
+{
+	const struct agent_transport *transport = transport_of(self, peer);
+
+	return transport->ops->grant_moved != NULL ? transport->ops->grant_moved(transport->self, link) : 0;
+}
+
+/* ---- the ladder's steps ---- */
+
+/* Its proof, if it can give one, comes through the watches. */
+static void sink_fence(void *self, uint32_t peer)
+{
+	const struct agent_transport *transport = transport_of(self, peer);
+	enum kvf_status ignored;
+
+	if (transport->ops->fence == NULL)
+		return;
+	ignored =
+		transport->ops->fence(transport->self, peer); /* not here: the next step comes in its time */
+	(void)ignored;
+}
+
+/* Done when the core has come to the end of its step. */
+static void sink_drop(void *self, uint32_t slot, const char *reason)
+{
+	kvf_agent *agent = self;
+	struct agent_peer *peer = &agent->peers[slot];
+
+	if (peer->dropping)
+		return;
+	peer->dropping = true;
+	(void)snprintf(peer->reason, sizeof(peer->reason), "%s", reason);
+	agent->n_dropping++;
+}
+
 static void sink_sum(void *self, uint32_t link, const struct kvfi_bound *bound)
 {
 	kvfi_sum_start(self, link, bound);
@@ -230,5 +273,9 @@ void kvfi_sink_fill(kvf_agent *agent, struct kvfi_sink *sink_out)
 		.store_aux = sink_store_aux,
 		.event = sink_event,
 		.state = sink_state,
-		.stamp = sink_stamp};
+		.stamp = sink_stamp,
+		.post_moved = sink_post_moved,
+		.grant_moved = sink_grant_moved,
+		.fence = sink_fence,
+		.drop = sink_drop};
 }

@@ -22,6 +22,8 @@
 void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input)
 {
 	kvfi_core_step(agent->core, input, kvfi_clock_ns());
+	if (agent->n_dropping > 0)
+		kvfi_peers_drop(agent);
 }
 
 /* ---- into the inbox: any thread ---- */

@@ -114,6 +114,9 @@ KVF_MUST_CHECK enum kvf_status kvfi_expected_ranges(
 KVF_MUST_CHECK enum kvf_status kvfi_check_lists(const struct kvf_layout *own, const struct kvfi_shape *shape,
 	const struct kvfi_ids *lists, uint32_t cp, uint32_t cp_rank);
 
+/* Bytes of that many blocks, in all layers that this rank holds of the group. */
+uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks);
+
 /* Canonical order: (group, range, destination block cut to its range, layer, part, head, token), by bytes. Both sides name the
  * same ranges, so both count the same positions.
  *

@@ -60,3 +60,12 @@ enum kvf_status kvfi_check_lists(const struct kvf_layout *own, const struct kvfi
 	}
 	return status;
 }
+
+uint64_t kvfi_blocks_bytes(const struct kvf_group *group, uint64_t n_blocks)
+{
+	uint64_t block_bytes = 0;
+
+	for (uint32_t p = 0; p < group->n_parts; p++)
+		block_bytes += (uint64_t)group->parts[p].head_count * group->parts[p].row_bytes;
+	return block_bytes * group->tokens_per_block * group->n_layers * n_blocks;
+}

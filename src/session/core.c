@@ -56,6 +56,8 @@ static void tables_init(struct kvfi_core *core)
 
 	kvfi_list_init(&core->live);
 	kvfi_list_init(&core->ready);
+	kvfi_list_init(&core->quarantine);
+	core->flight_wake.kind = WAKE_FLIGHT;
 	kvfi_list_init(&core->free_links);
 	kvfi_list_init(&core->free_deliveries);
 	for (uint32_t i = 0; i < config->max_links; i++)
@@ -86,7 +88,7 @@ enum kvf_status kvfi_core_open(
 	status = tables_new(core);
 	if (status == KVF_OK)
 		status = kvfi_timers_init(
-			&core->timers, config->max_sessions + config->max_links + config->max_deliveries);
+			&core->timers, config->max_sessions + config->max_links + config->max_deliveries + 1);
 	if (status == KVF_OK)
 		status = memory_init(&core->ended_tx, config->max_sessions);
 	if (status == KVF_OK)
@@ -199,6 +201,7 @@ void session_init(struct kvfi_core *core, struct session *session, enum session_
 	session->stats.open_ns = core->now_ns;
 	session->hash_next = NO_HASH;
 	kvfi_list_init(&session->links);
+	kvfi_list_init(&session->in_quarantine);
 	kvfi_list_append(&core->live, &session->node);
 }
 
@@ -529,6 +532,9 @@ static void dispatch(struct kvfi_core *core, const struct kvfi_input *input)
 static void wake_up(struct kvfi_core *core, struct wake *wake)
 {
 	switch (wake->kind) {
+	case WAKE_FLIGHT:
+		flight_wake(core);
+		return;
 	case WAKE_SESSION:
 		session_wake(core, kvfi_container_of(wake, struct session, wake));
 		return;

@@ -51,6 +51,7 @@ static void tell_outcome(struct kvfi_core *core, struct session *session, enum k
 	session->outcome = status;
 	session->stats.outcome_ns = core->now_ns;
 	wake_never(core, &session->wake);
+	flight_look(core, session);
 	session_tell(core, session, KVF_EVENT_OUTCOME, status, 0);
 }
 
@@ -70,6 +71,13 @@ static void remember_rx(struct kvfi_core *core, const struct session *session)
 	struct remembered record = {.key_a = session->epoch, .status = session->outcome};
 
 	memory_put(core, &core->ended_rx, &record);
+}
+
+static void release_or_quarantine(struct kvfi_core *core, struct session *session)
+{
+	session_try_release(core, session);
+	if (!session->released_told)
+		quarantine_enter(core, session);
 }
 
 void session_fail(
@@ -101,7 +109,7 @@ void session_fail(
 			tx_link_fail(core, link, status, session->error);
 	}
 	session->ending = false;
-	session_try_release(core, session);
+	release_or_quarantine(core, session);
 }
 
 void session_complete(struct kvfi_core *core, struct session *session)
@@ -111,7 +119,16 @@ void session_complete(struct kvfi_core *core, struct session *session)
 	tell_outcome(core, session, KVF_OK);
 	if (session->kind == SESSION_RX)
 		remember_rx(core, session);
-	session_try_release(core, session);
+	release_or_quarantine(core, session);
+}
+
+static void end_grant(struct kvfi_core *core, struct link *link)
+{
+	if (!link->granted)
+		return;
+	link->granted = false;
+	flight_granted(core, false);
+	core->sink.release(core->sink.self, link_index(core, link), link->peer);
 }
 
 static void release_rx(struct kvfi_core *core, struct session *session)
@@ -120,10 +137,7 @@ static void release_rx(struct kvfi_core *core, struct session *session)
 		struct link *link = kvfi_container_of(at, struct link, in_session);
 
 		session->stats.proofs[link->proof]++;
-		if (link->granted) {
-			link->granted = false;
-			core->sink.release(core->sink.self, link_index(core, link), link->peer);
-		}
+		end_grant(core, link);
 		arrival_free(core, link);
 		link_detach_session(core, link);
 		if (!link->cancelling)
@@ -153,6 +167,7 @@ void session_try_release(struct kvfi_core *core, struct session *session)
 		return;
 	if (session->kind == SESSION_RX && (session->proven < session->n_links || session->sums_open > 0))
 		return;
+	quarantine_leave(core, session);
 	session->released_told = true;
 	session->stats.released_ns = core->now_ns;
 	if (session->kind == SESSION_RX)
@@ -174,7 +189,9 @@ void session_close(struct kvfi_core *core, uint32_t slot)
 
 void session_wake(struct kvfi_core *core, struct session *session)
 {
-	if (session->kind == SESSION_RX && !session->resolved)
+	if (session->quarantined)
+		ladder_wake(core, session);
+	else if (session->kind == SESSION_RX && !session->resolved)
 		session_fail(core, session, KVF_UNREACHABLE, "prefill instance %llu is not connected",
 			(unsigned long long)session->instance_id);
 	else if (session->kind == SESSION_RX && session->answered < session->expected)
@@ -230,6 +247,8 @@ void rx_proof(struct kvfi_core *core, const struct kvfi_in_proof *proof)
 
 	if (link->kind != LINK_RX || !link->revoked)
 		return;
+	if (proof->proof == KVF_PROOF_FENCED)
+		ladder_fenced(core, link);
 	rx_prove(core, link, proof->proof);
 }
 
@@ -237,9 +256,6 @@ void rx_link_over(struct kvfi_core *core, struct link *link)
 {
 	if (link->session != KVFI_NONE)
 		return;
-	if (link->granted) {
-		link->granted = false;
-		core->sink.release(core->sink.self, link_index(core, link), link->peer);
-	}
+	end_grant(core, link);
 	link_free(core, link);
 }

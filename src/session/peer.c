@@ -73,6 +73,7 @@ void peer_up(struct kvfi_core *core, uint32_t slot, const struct kvfi_peer_up *i
 	peer->info = *info;
 	peer->life = ++core->next_life;
 	peer->floor = 0;
+	peer->dropped = false;
 	kvfi_list_for_each_safe (at, &core->live) {
 		struct session *session = kvfi_container_of(at, struct session, node);
 
@@ -93,6 +94,7 @@ static void link_lost(struct kvfi_core *core, struct link *link, const struct kv
 			(unsigned long long)core->peers[link->peer].instance_id, down->reason);
 	if (link->kind == LINK_FREE)
 		return; /* its session was released with the failure, and the link with it */
+	ladder_lost(core, link);
 	if (link->kind == LINK_TX) {
 		tx_link_stop(core, link);
 		if (link->posted == 0)

@@ -327,8 +327,11 @@ void on_go(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 		link->claiming = false;
 		wake_never(core, &link->wake);
 	}
-	if (link->session != KVFI_NONE && link->failing == KVF_OK)
+	if (link->session == KVFI_NONE)
+		return;
+	if (link->failing == KVF_OK)
 		tx_want_post(core, link);
+	flight_look(core, link_session(core, link));
 }
 
 /* ---- cancel ---- */

@@ -207,6 +207,7 @@ static void link_finish(struct kvfi_core *core, struct link *link)
 		return;
 	}
 	session->finished++;
+	flight_look(core, session);
 	if (session->finished < session->expected || session->outcome_told)
 		return;
 	session_state(core, session, KVF_STATE_FULLY_TRANSFERRED);
@@ -237,9 +238,11 @@ static void slice_acked(struct kvfi_core *core, struct link *link, struct delive
 	delivery_free(core, delivery);
 	link->open--;
 	link->kv_acked = link->kv_acked || last;
+	flight_moved(core);
 	if (session == NULL || session->outcome_told)
 		return;
 	rearm_transfer(core, session);
+	flight_look(core, session);
 	if (++slice->acks == session->expected)
 		session_tell(core, session, KVF_EVENT_SLICE, KVF_OK, slice->number);
 	if (last && ++session->kv_acked == session->expected)
@@ -300,6 +303,7 @@ void on_ack(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 			session_fail(
 				core, link_session(core, link), delivery->status, "%s", delivery->reason);
 		delivery_free(core, delivery);
+		flight_moved(core);
 		link_finish(core, link);
 		return;
 	}

@@ -112,6 +112,8 @@ static bool grant(struct kvfi_core *core, struct link *link)
 		return false;
 	}
 	link->granted = true;
+	link->moved = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
+	flight_granted(core, true);
 	link->receiver_applied = info->receiver_applied;
 	return true;
 }
@@ -257,6 +259,7 @@ void rx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_rx_open
 	session->aux_slot = in->aux_slot;
 	session->replica = in->replica;
 	memcpy(session->lists, in->lists, sizeof(session->lists));
+	session->blocks_bytes = lists_bytes(core, session->lists);
 	session->epoch = core->next_epoch++;
 	if (core->config.connect_timeout_ns > 0)
 		wake_at(core, &session->wake, core->now_ns + core->config.connect_timeout_ns);

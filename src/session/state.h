@@ -20,7 +20,8 @@
 enum wake_kind {
 	WAKE_SESSION = 1,
 	WAKE_LINK = 2,
-	WAKE_DELIVERY = 3
+	WAKE_DELIVERY = 3,
+	WAKE_FLIGHT = 4
 };
 
 struct wake {
@@ -34,8 +35,17 @@ enum session_kind {
 	SESSION_RX = 2
 };
 
+/* What was done for the proof of one peer, in this order. */
+enum ladder_step {
+	LADDER_NONE = 0,
+	LADDER_QUIET = 1, /* it was asked for QUIET */
+	LADDER_FENCE = 2, /* the transport takes its power to store away */
+	LADDER_DROP = 3,  /* its connection is closed and its link barred */
+	LADDER_STUCK = 4  /* nothing is left to do but to wait */
+};
+
 struct session {
-	struct wake wake; /* deadline */
+	struct wake wake; /* deadline; after the outcome: the ladder's next step */
 	enum session_kind kind;
 	uint64_t instance_id; /* of the prefill side */
 	uint64_t request_id;
@@ -52,7 +62,13 @@ struct session {
 	bool resolved;         /* rx: the instance is known and links are made */
 	uint32_t expected;     /* peers that must take part */
 	struct kvfi_list node; /* in core->live */
-	uint32_t hash_next;    /* tx: by (request, attempt) */
+	bool in_flight;
+	bool quarantined;
+	struct kvfi_list in_quarantine;
+	enum ladder_step ladder; /* the furthest of its links */
+	uint64_t ladder_ns;      /* own work that is not over by then is stuck */
+	uint64_t blocks_bytes;   /* of the blocks that are lent to it */
+	uint32_t hash_next;      /* tx: by (request, attempt) */
 
 	/* tx */
 	struct kvfi_tx_slice *slices, *slices_tail;
@@ -124,6 +140,8 @@ struct link {
 	uint32_t hash_next; /* tx: by (request, attempt); rx: by (epoch, peer) */
 	uint64_t peer_life; /* of the peer when it was attached */
 	bool peer_gone;
+	enum ladder_step ladder;
+	uint64_t ladder_ns; /* of the next step */
 
 	/* tx: what the REQUEST said */
 	bool authority; /* false: an invitation */
@@ -161,6 +179,8 @@ struct link {
 	bool cancelling; /* CANCEL repeats until QUIET */
 	bool arrived;    /* last RESULT is in, or a failed one */
 	enum kvf_proof proof;
+	uint64_t moved; /* of the transport, when it was looked at last */
+	bool moving;    /* bytes have come that no RESULT has named yet */
 	uint32_t next_result;
 	struct applied applied[KVFI_WINDOW];
 	uint32_t arrival; /* RESULT that waits for its bytes or its sum; KVFI_NONE */
@@ -207,8 +227,10 @@ struct peer {
 	uint32_t rank;
 	struct kvfi_peer_up info; /* while up */
 	struct kvfi_list links;
-	uint64_t life;  /* a number of its own each time it comes up */
-	uint64_t floor; /* epochs at or below it are stale unless a live record says else */
+	uint64_t life;       /* a number of its own each time it comes up */
+	bool dropped;        /* by the ladder, in this life */
+	uint32_t deliveries; /* of its links */
+	uint64_t floor;      /* epochs at or below it are stale unless a live record says else */
 };
 
 /* Bounded memory of what ended: a ring with a hash beside it, see memory.c. */
@@ -267,6 +289,16 @@ struct kvfi_core {
 	struct memory ended_rx;  /* (epoch, 0): verdict of an rx */
 	struct memory given_up;  /* (request, attempt): a receiver has cancelled before there was a tx */
 	struct kvfi_core_counters counters;
+
+	/* ladder.c, health.c */
+	struct kvfi_list quarantine; /* by age */
+	uint32_t n_quarantined, n_stuck;
+	uint64_t quarantined_bytes;
+	uint64_t ladder_counts[LADDER_STUCK + 1]; /* sessions that came to each step */
+	uint64_t recovered;
+	struct wake flight_wake; /* while something is in flight or may begin to move */
+	uint32_t n_in_flight, n_granted;
+	uint64_t moved_ns; /* a byte has moved, or the first session came into flight */
 };
 
 #define NO_HASH KVFI_NONE
@@ -372,6 +404,25 @@ void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof);
 void rx_link_end(struct kvfi_core *core, struct link *link); /* revoke, CANCEL */
 void rx_link_over(struct kvfi_core *core, struct link *link);
 void rx_proof(struct kvfi_core *core, const struct kvfi_in_proof *proof);
+
+/* ladder.c */
+void quarantine_enter(struct kvfi_core *core, struct session *session);
+void quarantine_leave(struct kvfi_core *core, struct session *session);
+void ladder_wake(struct kvfi_core *core, struct session *session);
+/* The peer of a link is gone: there is nobody left to ask. */
+void ladder_lost(struct kvfi_core *core, struct link *link);
+/* A fenced connection moves nothing any more. */
+void ladder_fenced(struct kvfi_core *core, struct link *link);
+uint64_t lists_bytes(const struct kvfi_core *core, const struct kvfi_ids *lists);
+
+/* health.c */
+/* Something of this session has changed: is it in flight? */
+void flight_look(struct kvfi_core *core, struct session *session);
+void flight_granted(struct kvfi_core *core, bool granted);
+void flight_moved(struct kvfi_core *core);
+void flight_wake(struct kvfi_core *core);
+/* A RESULT was accepted: what has come until now has a name. */
+void flight_named(struct kvfi_core *core, struct link *link);
 
 /* memory.c */
 enum kvf_status memory_init(struct memory *memory, uint32_t max);

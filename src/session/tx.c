@@ -115,6 +115,7 @@ void tx_adopt(struct kvfi_core *core, struct session *session, struct link *link
 		tx_want_post(core, link);
 	else
 		send_claim(core, link);
+	flight_look(core, session);
 }
 
 void tx_send(struct kvfi_core *core, uint32_t slot, struct kvfi_tx_slice *slice)
@@ -133,6 +134,7 @@ void tx_send(struct kvfi_core *core, uint32_t slot, struct kvfi_tx_slice *slice)
 	session->slices_tail = slice;
 	session->stats.slices++;
 	session->last_given = slice->last;
+	session->blocks_bytes += lists_bytes(core, slice->lists);
 	kvfi_list_for_each (at, &session->links) {
 		struct link *link = kvfi_container_of(at, struct link, in_session);
 
@@ -141,6 +143,7 @@ void tx_send(struct kvfi_core *core, uint32_t slot, struct kvfi_tx_slice *slice)
 		if (link->authority)
 			tx_want_post(core, link);
 	}
+	flight_look(core, session);
 }
 
 void tx_aux(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_aux *aux)
@@ -158,6 +161,7 @@ void tx_aux(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_aux *aux
 		if (!session->outcome_told)
 			aux_push(core, link);
 	}
+	flight_look(core, session);
 }
 
 void tx_want_post(struct kvfi_core *core, struct link *link)
@@ -295,6 +299,7 @@ void tx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 	link->posted--;
 	session->posts_open--;
 	delivery_done(session, delivery, done);
+	flight_moved(core);
 	if (link->peer_gone) {
 		if (link->posted == 0)
 			tx_link_over(core, link);

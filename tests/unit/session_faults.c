@@ -47,6 +47,7 @@ struct trial {
 	bool small;   /* more work than the tables hold at once */
 	bool retry;   /* sessions are closed and opened again as the next attempt */
 	bool restart; /* processes die and come back */
+	bool stops;   /* writers stop inside leases, and go on late; the ladder climbs */
 };
 
 struct request {
@@ -183,6 +184,49 @@ static void retry_some(struct rig *rig, struct request *requests, uint32_t n)
 	}
 }
 
+static void connect_missing(struct rig *rig)
+{
+	for (uint32_t p = 0; p < rig->n_prefill; p++)
+		for (uint32_t d = rig->n_prefill; d < rig->n_nodes; d++)
+			if (!rig_is_connected(rig, p, d))
+				rig_connect(rig, p, d);
+}
+
+static void continue_all(struct rig *rig)
+{
+	for (uint32_t p = 0; p < rig->n_prefill; p++)
+		rig_continue(rig, p);
+}
+
+/* Time for the ladder to climb, or not; then some writers go on, some sessions are given up, dropped peers come again. */
+static void stop_some(struct rig *rig)
+{
+	rig_run_for(rig, rig_random(rig, 3) * rig_random(rig, KVFI_NS_PER_S));
+	if (rig_random(rig, 4) == 0)
+		rig_end_all(rig, (uint32_t)rig_random(rig, rig->n_nodes));
+	rig_run_for(rig, rig_random(rig, 3) * rig_random(rig, KVFI_NS_PER_S));
+	if (rig_random(rig, 3) == 0)
+		continue_all(rig);
+	if (rig_random(rig, 3) > 0)
+		connect_missing(rig);
+}
+
+/* Every proof is in: nothing is quarantined, and everybody is well. */
+static void check_health(struct rig *rig)
+{
+	for (uint32_t n = 0; n < rig->n_nodes; n++) {
+		struct kvf_health health;
+
+		kvfi_core_health(rig->nodes[n].core, rig->now_ns, &health);
+		assert_int_equal(health.quarantined + health.stuck + health.in_flight, 0);
+		assert_int_equal(health.quarantined_bytes, 0);
+		assert_true(health.healthy);
+		assert_true(health.ladder_quiet >= health.ladder_fence);
+		assert_true(
+			health.ladder_quiet >= health.recovered && health.ladder_drop >= health.ladder_stuck);
+	}
+}
+
 static void open_requests(struct rig *rig, const struct trial *trial, struct request *requests, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
@@ -199,6 +243,8 @@ static void open_requests(struct rig *rig, const struct trial *trial, struct req
 			restart_some(rig);
 		if (trial->retry && rig_random(rig, 2) == 0)
 			retry_some(rig, requests, i + 1);
+		if (trial->stops)
+			stop_some(rig);
 	}
 }
 
@@ -216,6 +262,12 @@ static struct rig_setup draw_setup(struct rig *rig, const struct trial *trial)
 		.receiver_applied = rig_random(rig, 2) == 0};
 	if (trial->mixed && rig_random(rig, 2) == 0)
 		setup.config.verify = KVF_VERIFY_SUM;
+	if (trial->stops) {
+		setup.config.quiet_timeout_ns = (1 + rig_random(rig, 20)) * KVFI_NS_PER_MS;
+		setup.config.progress_timeout_ns = KVFI_NS_PER_S;
+		setup.config.transfer_timeout_ns = (1 + rig_random(rig, 50)) * KVFI_NS_PER_MS;
+		setup.faults.receiver_applied = false;
+	}
 	if (trial->small)
 		setup.config.max_deliveries = 3 + (uint32_t)rig_random(rig, 6);
 	return setup;
@@ -225,15 +277,21 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 {
 	struct rig rig = {.random = seed};
 	struct rig_setup setup = draw_setup(&rig, trial);
-	bool must_complete = !trial->hard && !trial->restart;
+	bool must_complete = !trial->hard && !trial->restart && !trial->stops;
 	struct request requests[24];
 	uint32_t n = trial->small ? 24 : 6;
 
 	rig_open(&rig, &setup);
+	if (trial->stops) {
+		rig.hold_inside = 5 + (uint32_t)rig_random(&rig, 60);
+		rig.fences = rig_random(&rig, 2) == 0;
+	}
 	if (trial->small)
 		rig.max_posts = 2;
 	rig_connect_all(&rig);
 	open_requests(&rig, trial, requests, n);
+	rig.hold_inside = 0;
+	continue_all(&rig);
 	rig.faults.lose = rig.faults.repeat = 0; /* the faults stop; what is in flight must resolve */
 	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
 	if (trial->retry) {
@@ -245,6 +303,8 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 		rig_end_all(&rig, i);
 	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
 	check_all_ended(&rig, must_complete);
+		printf("fenced %u dropped %u\n", rig.fenced, rig.dropped);
+	check_health(&rig);
 	rig_check_canaries(&rig);
 	rig_close_all_released(&rig);
 	for (uint32_t i = 0; i < rig.n_nodes; i++)
@@ -275,6 +335,14 @@ static void t_p04_lost_peers_and_disagreement_end_every_session(void **state)
 {
 	(void)state;
 	run_seeds(100001, 1000, &(struct trial){.hard = true});
+}
+
+/* Pitfall 39, 4: writers stop in the middle of a chunk, for as long as they like: every step of the ladder, and then every proof. */
+static void t_p39_writers_that_stop_inside_a_lease_are_fenced_dropped_and_come_back(void **state)
+{
+	(void)state;
+	run_seeds(600001, 800, &(struct trial){.stops = true});
+	run_seeds(700001, 400, &(struct trial){.stops = true, .hard = true, .restart = true, .mixed = true});
 }
 
 static void windows_states_layers_holes_and_sums_complete(void **state)
@@ -312,6 +380,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(t_p07_lossy_networks_complete_every_session, tell_seed),
 		cmocka_unit_test_teardown(t_p04_lost_peers_and_disagreement_end_every_session, tell_seed),
+		cmocka_unit_test_teardown(
+			t_p39_writers_that_stop_inside_a_lease_are_fenced_dropped_and_come_back, tell_seed),
 		cmocka_unit_test_teardown(windows_states_layers_holes_and_sums_complete, tell_seed),
 		cmocka_unit_test_teardown(t_p37_tables_that_are_too_small_delay_and_fail_nothing, tell_seed),
 		cmocka_unit_test_teardown(t_p50_retries_under_the_same_id_complete, tell_seed),

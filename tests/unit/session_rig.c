@@ -82,15 +82,13 @@ static void rx_done(struct rig_node *receiver, const struct rig_post *post, enum
 }
 
 /* One piece: enter, store; it leaves later. */
-static void copy_piece(struct rig_post *post, struct rig_grant *grant)
+static void copy_piece(struct rig_post *post, uint64_t left)
 {
 	struct kvfi_walk walk;
 	struct kvfi_strip strip;
-	uint64_t left = 96;
 
 	kvfi_walk_init(&walk, post->bound, KVFI_WALK_BOTH, 0, post->bound->units);
 	kvfi_walk_seek(&walk, post->moved);
-	grant->inside++;
 	while (left > 0 && kvfi_walk_next(&walk, left, &strip)) {
 		for (uint64_t i = 0; i < strip.count; i++)
 			memcpy((void *)(uintptr_t)(strip.dst + i * (uint64_t)strip.dst_stride),
@@ -118,8 +116,16 @@ static void post_piece(struct rig_node *node, struct rig_node *receiver, uint32_
 	struct rig_grant *grant = &receiver->grants[post->lease_link];
 	struct rig_event *leave;
 
-	copy_piece(post, grant);
+	grant->inside++;
+	grant->pieces++;
 	post->inside++;
+	if (rig_random(node->rig, 1000) < node->rig->hold_inside) {
+		copy_piece(post, 48);
+		post->held = true;
+		post->held_generation = grant->generation;
+		return;
+	}
+	copy_piece(post, 96);
 	leave = rig_schedule(node->rig, RIG_LEAVE, receiver->index, 500 + rig_random(node->rig, 30000));
 	leave->index = post->lease_link;
 	leave->generation = grant->generation;
@@ -127,6 +133,30 @@ static void post_piece(struct rig_node *node, struct rig_node *receiver, uint32_
 	leave->sender_life = post->life;
 	leave->post = index;
 	post_again(node, index);
+}
+
+/* It was stopped inside; a page that was taken from it meanwhile is its own. A grant that is not there any more had a proof without it. */
+static void go_on(struct rig_node *node, struct rig_post *post)
+{
+	struct rig_node *receiver = &node->rig->nodes[node->peers[post->peer_slot].node];
+	struct rig_grant *grant = &receiver->grants[post->lease_link];
+	bool same = grant->used && grant->generation == post->held_generation;
+
+	post->held = false;
+	post->inside--;
+	post_again(node, (uint32_t)(post - node->posts));
+	if (!same || grant->fenced)
+		return;
+	copy_piece(post, 48);
+	grant->inside--;
+	rig_maybe_quiet(receiver, post->lease_link);
+}
+
+void rig_continue(struct rig *rig, uint32_t node)
+{
+	for (uint32_t i = 0; i < RIG_MAX_POSTS; i++)
+		if (rig->nodes[node].posts[i].used && rig->nodes[node].posts[i].held)
+			go_on(&rig->nodes[node], &rig->nodes[node].posts[i]);
 }
 
 static void run_post(struct rig *rig, struct rig_node *node, uint32_t index)
@@ -178,6 +208,9 @@ static void run_leave(struct rig *rig, const struct rig_event *event)
 void rig_step(struct rig *rig, struct rig_node *node, const struct kvfi_input *input)
 {
 	kvfi_core_step(node->core, input, rig->now_ns);
+	for (uint32_t slot = 0; slot < node->n_peers; slot++)
+		if (node->peers[slot].dropping)
+			rig_disconnect(rig, node->index, node->peers[slot].node, KVF_PEER_LOST);
 }
 
 static void deliver(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg)
@@ -221,10 +254,14 @@ static void run_sum(struct rig *rig, struct rig_event *event)
 static void run_quiet(struct rig *rig, const struct rig_event *event)
 {
 	struct rig_node *node = &rig->nodes[event->node];
-	struct kvfi_input input = {.kind = KVFI_IN_PROOF,
-		.u.proof = {event->index,
-			rig->faults.receiver_applied ? KVF_PROOF_LOCAL_EPOCH : KVF_PROOF_LEASE}};
+	struct kvfi_input input = {.kind = KVFI_IN_PROOF, .u.proof = {event->index, KVF_PROOF_LEASE}};
 
+	if (rig->faults.receiver_applied)
+		input.u.proof.proof = KVF_PROOF_LOCAL_EPOCH;
+	else if (node->grants[event->index].fenced)
+		input.u.proof.proof = KVF_PROOF_FENCED;
+	else if (node->grants[event->index].exited)
+		input.u.proof.proof = KVF_PROOF_PROCESS_EXIT;
 	if (node->grants[event->index].used && node->grants[event->index].told)
 		rig_step(rig, node, &input);
 }

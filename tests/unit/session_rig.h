@@ -4,7 +4,7 @@
  * grants, later than anybody is told. The rig checks, after every step: one outcome and one release per session, in that order; no byte stored
  * after RELEASED (the blocks are refilled with a canary then); a completed session has every byte and its aux data.
  *   session_rig.c        time, messages, posts           session_rig_sink.c   what the cores decide
- *   session_rig_world.c  nodes, peers, content, sessions
+ *   session_rig_world.c  nodes, peers, sessions      session_rig_content.c  bytes
  */
 #ifndef KVFT_SESSION_RIG_H
 #define KVFT_SESSION_RIG_H
@@ -61,7 +61,8 @@ struct rig_session {
 };
 
 struct rig_post {
-	bool used, cancelled, broken;
+	bool used, cancelled, broken, held;
+	uint32_t held_generation; /* it stopped inside that one */
 	uint32_t delivery, peer_slot, lease_link, lease_generation, life;
 	uint64_t epoch;
 	uint32_t slice, inside;
@@ -71,15 +72,16 @@ struct rig_post {
 };
 
 struct rig_grant {
-	bool used, revoked, told;
+	bool used, revoked, told, fenced, exited;
 	uint32_t generation, inside, peer;
+	uint64_t pieces; /* that were stored under it */
 	uint64_t epoch, prompt_len;
 	const kvf_plan *plan;
 	const struct kvfi_ids *dst;
 };
 
 struct rig_peer {
-	bool used, up;
+	bool used, up, dropping;
 	uint32_t node, slot_there, life;
 	kvf_plan *plans[2];
 	struct kvf_pair pairs[RIG_MAX_NODES * RIG_MAX_NODES];
@@ -125,10 +127,13 @@ struct rig {
 	struct rig_event *events;
 	uint32_t n_events, max_events;
 	uint64_t messages;
-	uint32_t max_posts;       /* of one node, at once; more are refused */
-	bool wrong_sums;          /* posts say another sum than that of their bytes */
-	bool hostile;             /* peers say what is not so: what memory holds is not checked */
-	bool hold_posts;          /* posts rest where they are */
+	uint32_t max_posts;   /* of one node, at once; more are refused */
+	bool wrong_sums;      /* posts say another sum than that of their bytes */
+	bool hostile;         /* peers say what is not so: what memory holds is not checked */
+	bool hold_posts;      /* posts rest where they are */
+	uint32_t hold_inside; /* of 1000 pieces: its writer stops inside the lease, with half of it stored */
+	bool fences;          /* the transport can fence a writer; else only its exit proves anything */
+	uint32_t fenced, dropped; /* how often */
 	uint64_t wrong_digest;    /* added to the digests of decode ranks */
 	enum kvf_status no_grant; /* not KVF_OK: grants fail so */
 	/* NULL, or: lose this one */
@@ -146,10 +151,14 @@ void rig_connect_all(struct rig *rig);
 void rig_disconnect(struct rig *rig, uint32_t a, uint32_t b, enum kvf_status status);
 /* Only `node` sees that `other` is gone; nothing passes any more. */
 void rig_lose_peer(struct rig *rig, uint32_t node, uint32_t other, enum kvf_status status);
+/* Writers that stopped go on: what they still store lands, unless they were fenced. */
+void rig_continue(struct rig *rig, uint32_t node);
 /* The process dies and another takes its place: the others are told, nothing of it is left. Connect it anew. */
 void rig_restart(struct rig *rig, uint32_t node);
 /* The slot under which a node has another one, that is up. */
 uint32_t rig_peer_slot(const struct rig *rig, uint32_t node, uint32_t other);
+
+bool rig_is_connected(const struct rig *rig, uint32_t node, uint32_t other);
 
 /* Until nothing is left to do, or until_ns of virtual time. */
 void rig_run(struct rig *rig, uint64_t until_ns);

@@ -17,6 +17,9 @@ enum rig_kind {
 	RIG_QUIET = 5
 };
 
+/* The node sees that this peer is gone. */
+void rig_tell_down(struct rig *rig, struct rig_node *node, uint32_t slot, enum kvf_status status);
+
 struct rig_event {
 	enum rig_kind kind;
 	uint64_t at_ns, sequence;

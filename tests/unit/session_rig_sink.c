@@ -85,7 +85,7 @@ static enum kvf_status sink_grant(void *self, const struct kvfi_core_grant *gran
 		return node->rig->no_grant;
 	assert_true(grant->link < RIG_MAX_LINKS && !slot->used && slot->inside == 0);
 	slot->used = true;
-	slot->revoked = slot->told = false;
+	slot->revoked = slot->told = slot->fenced = slot->exited = false;
 	slot->generation++;
 	slot->epoch = grant->epoch;
 	slot->peer = grant->peer;
@@ -124,7 +124,7 @@ static void sink_release(void *self, uint32_t link, uint32_t peer)
 	assert_true(node->grants[link].used);
 	assert_int_equal(node->grants[link].peer, peer);
 	/* The promise of every proof: nobody is inside. A writer's word is one, so a writer may lie. */
-	if (!node->rig->hostile)
+	if (!node->rig->hostile && !node->grants[link].fenced)
 		assert_int_equal(node->grants[link].inside, 0);
 	node->grants[link].inside = 0;
 	node->grants[link].used = false;
@@ -242,6 +242,53 @@ static uint64_t sink_stamp(void *self)
 	return ((struct rig_node *)self)->rig->now_ns;
 }
 
+static uint64_t sink_post_moved(void *self, uint32_t delivery, uint32_t peer)
+{
+	struct rig_node *node = self;
+
+	for (uint32_t i = 0; i < RIG_MAX_POSTS; i++)
+		if (node->posts[i].used && node->posts[i].delivery == delivery &&
+			node->posts[i].peer_slot == peer)
+			return node->posts[i].moved;
+	fail_msg("no post of delivery %u", delivery);
+	return 0;
+}
+
+static uint64_t sink_grant_moved(void *self, uint32_t link, uint32_t peer)
+{
+	struct rig_node *node = self;
+
+	assert_true(node->grants[link].used && node->grants[link].peer == peer);
+	return node->grants[link].pieces;
+}
+
+static void sink_fence(void *self, uint32_t peer)
+{
+	struct rig_node *node = self;
+
+	node->rig->fenced++;
+	if (!node->rig->fences)
+		return;
+	for (uint32_t link = 0; link < RIG_MAX_LINKS; link++) {
+		struct rig_grant *grant = &node->grants[link];
+
+		if (!grant->used || !grant->revoked || grant->told || grant->peer != peer)
+			continue;
+		grant->fenced = grant->told = true;
+		rig_schedule(node->rig, RIG_QUIET, node->index, rig_random(node->rig, 2000))->index = link;
+	}
+}
+
+static void sink_drop(void *self, uint32_t peer, const char *reason)
+{
+	struct rig_node *node = self;
+
+	assert_true(node->peers[peer].up && !node->peers[peer].dropping);
+	assert_string_not_equal(reason, "");
+	node->peers[peer].dropping = true; /* the core must not be called now */
+	node->rig->dropped++;
+}
+
 void rig_sink_fill(struct rig_node *node, struct kvfi_sink *sink)
 {
 	*sink = (struct kvfi_sink){.self = node,
@@ -255,5 +302,9 @@ void rig_sink_fill(struct rig_node *node, struct kvfi_sink *sink)
 		.store_aux = sink_store_aux,
 		.event = sink_event,
 		.state = sink_state,
-		.stamp = sink_stamp};
+		.stamp = sink_stamp,
+		.post_moved = sink_post_moved,
+		.grant_moved = sink_grant_moved,
+		.fence = sink_fence,
+		.drop = sink_drop};
 }

@@ -1,103 +1,10 @@
-/* session_rig_world.c - the nodes of the rig, who knows whom, what memory holds, and the sessions of its users. */
+/* session_rig_world.c - the nodes of the rig, who knows whom, and the sessions of its users. */
 #include "session_rig_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/hash.h"
-
-#define CANARY 0xc7
-
-const char rig_aux_text[RIG_AUX_BYTES] = "first token 42";
-
-/* ---- content ---- */
-
-struct row_id {
-	uint64_t request;
-	uint32_t group, layer, part, head;
-	uint64_t token;
-};
-
-static uint64_t row_seed(const struct row_id *row)
-{
-	uint64_t hash = kvfi_hash_u64(row->request, (row->group * 64 + row->layer) * 16 + row->part);
-
-	return kvfi_hash_u64(hash, row->token * 64 + row->head);
-}
-
-static bool do_row(unsigned char *bytes, uint64_t n, const struct row_id *row, enum rig_content what)
-{
-	uint64_t seed = row_seed(row);
-
-	for (uint64_t i = 0; i < n; i++) {
-		bool canary = what == RIG_CANARY || what == RIG_CHECK_CANARY;
-		unsigned char is = canary ? CANARY : (unsigned char)(kvfi_mix64(seed + i / 8) >> (i % 8 * 8));
-
-		if (what == RIG_FILL || what == RIG_CANARY)
-			bytes[i] = is;
-		else if (bytes[i] != is)
-			return false;
-	}
-	return true;
-}
-
-/* All rows of one block of one layer and part. */
-static bool do_block(const struct kvf_group *group, uint64_t base, const struct kvf_part *part,
-	struct row_id row, enum rig_content what)
-{
-	uint32_t tpb = group->kind == KVF_STATE ? 1 : RIG_TPB;
-	uint64_t first = row.token;
-
-	for (uint32_t i = 0; i < part->head_count * tpb; i++) {
-		uint64_t address = base + i / tpb * part->head_stride + i % tpb * part->token_stride;
-
-		row.head = part->head_start + i / tpb;
-		row.token = first + i % tpb;
-		if (!do_row((unsigned char *)(uintptr_t)address, part->row_bytes, &row, what))
-			return false;
-	}
-	return true;
-}
-
-static bool do_entry(struct rig_node *node, const struct rig_session *session, uint32_t g, uint32_t entry,
-	enum rig_content what)
-{
-	const struct kvf_group *group = &node->layout->groups[g];
-	const struct rig_ids *list = &session->groups[g];
-	struct row_id row = {.group = g,
-		.request = kvfi_hash_u64(session->ask.request_id, session->ask.attempt),
-		.token = (uint64_t)(list->first_block + entry) * RIG_TPB};
-
-	if (list->ids[entry] < 0)
-		return true;
-	for (uint32_t l = 0; l < group->n_layers; l++) {
-		for (uint32_t p = 0; p < group->n_parts; p++) {
-			uint64_t base = group->bases[l * group->n_parts + p] +
-			                (uint64_t)list->ids[entry] * group->parts[p].block_stride;
-
-			row.layer = group->layers[l];
-			row.part = p;
-			if (!do_block(group, base, &group->parts[p], row, what))
-				return false;
-		}
-	}
-	return true;
-}
-
-bool rig_rows(struct rig_node *node, const struct rig_session *session, enum rig_content what, uint32_t only)
-{
-	for (uint32_t g = 0; g < node->layout->n_groups; g++)
-		for (uint32_t e = 0; e < session->groups[g].n; e++)
-			if ((only == KVFI_NONE || (g == 0 && e == only)) &&
-				!do_entry(node, session, g, e, what))
-				return false;
-	return true;
-}
-
-bool rig_block_is_good(struct rig *rig, uint32_t node, uint32_t slot, uint32_t index)
-{
-	return rig_rows(&rig->nodes[node], &rig->nodes[node].sessions[slot], RIG_CHECK, index);
-}
 
 /* ---- models ---- */
 
@@ -326,6 +233,14 @@ void rig_connect_all(struct rig *rig)
 			rig_connect(rig, p, d);
 }
 
+bool rig_is_connected(const struct rig *rig, uint32_t node, uint32_t other)
+{
+	for (uint32_t slot = 0; slot < rig->nodes[node].n_peers; slot++)
+		if (rig->nodes[node].peers[slot].up && rig->nodes[node].peers[slot].node == other)
+			return true;
+	return false;
+}
+
 uint32_t rig_peer_slot(const struct rig *rig, uint32_t node, uint32_t other)
 {
 	for (uint32_t slot = 0; slot < rig->nodes[node].n_peers; slot++)
@@ -335,11 +250,11 @@ uint32_t rig_peer_slot(const struct rig *rig, uint32_t node, uint32_t other)
 	return 0;
 }
 
-static void tell_down(struct rig *rig, struct rig_node *node, uint32_t slot, enum kvf_status status)
+void rig_tell_down(struct rig *rig, struct rig_node *node, uint32_t slot, enum kvf_status status)
 {
 	struct kvfi_input input = {.kind = KVFI_IN_PEER_DOWN, .peer = slot};
 
-	node->peers[slot].up = false;
+	node->peers[slot].up = node->peers[slot].dropping = false;
 	for (uint32_t i = 0; i < RIG_MAX_POSTS; i++)
 		if (node->posts[i].used && node->posts[i].peer_slot == slot)
 			node->posts[i].broken = true;
@@ -354,13 +269,27 @@ void rig_lose_peer(struct rig *rig, uint32_t node, uint32_t other, enum kvf_stat
 {
 	for (uint32_t slot = 0; slot < rig->nodes[node].n_peers; slot++)
 		if (rig->nodes[node].peers[slot].up && rig->nodes[node].peers[slot].node == other)
-			tell_down(rig, &rig->nodes[node], slot, status);
+			rig_tell_down(rig, &rig->nodes[node], slot, status);
 }
 
 void rig_disconnect(struct rig *rig, uint32_t a, uint32_t b, enum kvf_status status)
 {
 	rig_lose_peer(rig, a, b, status);
 	rig_lose_peer(rig, b, a, status);
+}
+
+/* What stopped inside a lease is gone with its process, and that is known. */
+static void exit_held(struct rig_node *node, struct rig_post *post)
+{
+	struct rig_node *receiver = &node->rig->nodes[node->peers[post->peer_slot].node];
+	struct rig_grant *grant = &receiver->grants[post->lease_link];
+
+	post->held = false;
+	if (!grant->used || grant->generation != post->held_generation || grant->fenced)
+		return;
+	grant->inside--;
+	grant->exited = true;
+	rig_maybe_quiet(receiver, post->lease_link);
 }
 
 /* Pieces that the dead process has stored will "leave" as they were to; what it would still have stored never comes. */
@@ -371,13 +300,16 @@ void rig_restart(struct rig *rig, uint32_t index)
 	for (uint32_t other = 0; other < rig->n_nodes; other++)
 		for (uint32_t slot = 0; slot < rig->nodes[other].n_peers; slot++)
 			if (rig->nodes[other].peers[slot].up && rig->nodes[other].peers[slot].node == index)
-				tell_down(rig, &rig->nodes[other], slot, KVF_PEER_LOST);
+				rig_tell_down(rig, &rig->nodes[other], slot, KVF_PEER_LOST);
 	close_core(node);
 	node->life++;
 	for (uint32_t i = 0; i < RIG_MAX_PEERS; i++)
 		node->peers[i].up = false;
-	for (uint32_t i = 0; i < RIG_MAX_POSTS; i++)
+	for (uint32_t i = 0; i < RIG_MAX_POSTS; i++) {
+		if (node->posts[i].used && node->posts[i].held)
+			exit_held(node, &node->posts[i]);
 		node->posts[i].used = false;
+	}
 	for (uint32_t i = 0; i < RIG_MAX_LINKS; i++)
 		node->grants[i] = (struct rig_grant){.generation = node->grants[i].generation};
 	memset(node->sessions, 0, sizeof(node->sessions));
