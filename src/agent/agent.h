@@ -185,6 +185,7 @@ struct agent_peer {
 	bool recall;        /* decode: to be called again, in another slot, at next_ns */
 	bool dropping;      /* by the ladder, when the core's step is over */
 	bool barred;        /* it was */
+	bool was_up;        /* it, or the one that it was called again for */
 };
 
 struct watch {
@@ -202,6 +203,19 @@ struct agent_transport {
 struct known_instance {
 	_Atomic uint64_t id; /* 0: none */
 	_Atomic uint32_t links, links_unknown_dp;
+};
+
+#define KVFI_HEALTH_WORDS (sizeof(struct kvf_health) / sizeof(uint64_t))
+
+struct health_place {
+	_Atomic uint64_t sequence; /* odd: being written */
+	_Atomic uint64_t words[KVFI_HEALTH_WORDS];
+};
+
+/* One writer (owner), any number of readers. */
+struct published_health {
+	struct health_place places[2];
+	_Atomic uint32_t current;
 };
 
 struct sum_job;
@@ -223,6 +237,8 @@ struct kvf_agent {
 	struct event_ring events;
 	_Atomic bool stop;
 	_Atomic uint32_t unreleased;
+	_Atomic bool healthy; /* as in the last snapshot */
+	struct published_health health;
 	_Atomic uint32_t peer_events; /* in the ring */
 
 	/* calls */
@@ -253,6 +269,10 @@ struct kvf_agent {
 	/* Per peer slot, what the front may know of it: how many links a request to its instance takes. */
 	struct known_instance *known;
 	uint32_t n_dropping;
+	bool peers_changed; /* since they were counted */
+	uint32_t lost_peers, barred_links;
+	uint64_t peer_losses;
+	uint64_t health_due_ns;
 	uint64_t peers_due_ns; /* no peer's time is before it */
 	uint32_t *way_peers;   /* per way: the slot that its last message was from */
 	uint32_t
@@ -352,6 +372,9 @@ KVF_MUST_CHECK enum kvf_status kvfi_path_judge_map(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello);
 KVF_MUST_CHECK enum kvf_status kvfi_path_judge(
 	const kvf_agent *agent, const struct kvfi_msg_hello *hello, struct kvf_refusal *refusal_out);
+
+/* health.c */
+void kvfi_health_refresh(kvf_agent *agent);
 
 /* connect.c: calls the endpoints of a ticket, then steps the input, NULL for none; nothing when none could be called. */
 KVF_MUST_CHECK enum kvf_status kvfi_ticket_connect(

@@ -194,6 +194,8 @@ enum kvf_status kvfi_owner_open(kvf_agent *agent)
 	if (status == KVF_OK)
 		status = open_transports(agent);
 	agent->next_tick_ns = KVFI_NEVER;
+	if (status == KVF_OK)
+		kvfi_health_refresh(agent);
 	return status;
 }
 

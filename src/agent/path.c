@@ -275,7 +275,7 @@ void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot)
 		.n_dps = peer->n_dps,
 		.by_dp = peer->by_dp};
 	peer->state = PEER_UP;
-	peer->in_core = true;
+	peer->in_core = peer->was_up = true;
 	peer->deadline_ns = KVFI_NEVER;
 	(void)snprintf(why, sizeof(why), "chosen by %s", is_decode(agent) ? "this side" : "the decode side");
 	add_reason(peer, agent->transports[transport].ops->name, why);

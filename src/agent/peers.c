@@ -147,6 +147,7 @@ void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, c
 	struct agent_peer *peer = &agent->peers[slot];
 	struct event_item item = {.slot = slot, .event = {.type = KVF_EVENT_PEER, .status = status}};
 
+	agent->peers_changed = true;
 	if (peer->status == status)
 		return;
 	peer->status = status;
@@ -197,6 +198,8 @@ void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, con
 	if (peer->state == PEER_DOWN || peer->state == PEER_FREE)
 		return;
 	(void)snprintf(kept, sizeof(kept), "%s", reason);
+	agent->peer_losses += peer->state == PEER_UP;
+	agent->peers_changed = true;
 	peer->state = PEER_DOWN;
 	peer->deadline_ns = KVFI_NEVER;
 	for (uint32_t i = 0; i < agent->n_transports; i++)
@@ -285,6 +288,18 @@ static void deadline_passed(kvf_agent *agent, uint32_t slot)
 	}
 }
 
+static void note_was_up(kvf_agent *agent, const char *endpoint, bool was_up)
+{
+	for (uint32_t i = 0; was_up && i < agent->options.max_peers; i++) {
+		struct agent_peer *peer = &agent->peers[i];
+
+		if (peer->state != PEER_FREE && peer->state != PEER_DOWN &&
+			strcmp(peer->endpoint, endpoint) == 0)
+			peer->was_up = true;
+	}
+	agent->peers_changed = true;
+}
+
 /* In a new slot: this one waits for its proofs, or is the one that is taken. */
 static void call_again(kvf_agent *agent, struct agent_peer *peer, uint64_t now_ns)
 {
@@ -295,8 +310,10 @@ static void call_again(kvf_agent *agent, struct agent_peer *peer, uint64_t now_n
 
 	memcpy(endpoint, peer->endpoint, sizeof(endpoint));
 	peer->recall = false;
-	if (kvfi_peer_call(agent, endpoint, instance_id, rank) == KVF_OK)
+	if (kvfi_peer_call(agent, endpoint, instance_id, rank) == KVF_OK) {
+		note_was_up(agent, endpoint, peer->was_up);
 		return;
+	}
 	peer->recall = true; /* no slot is free yet */
 	peer->next_ns = now_ns + CALL_AGAIN_NS;
 	kvfi_peers_due(agent, peer->next_ns);

@@ -123,6 +123,8 @@ static uint64_t next_wake_ns(const kvf_agent *agent)
 {
 	uint64_t next_ns = kvfi_core_next_ns(agent->core);
 
+	if (agent->health_due_ns < next_ns)
+		next_ns = agent->health_due_ns;
 	if (agent->peers_due_ns < next_ns)
 		next_ns = agent->peers_due_ns;
 	if (agent->groups_due_ns < next_ns)
@@ -354,6 +356,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 		more = more || agent->sent || kvfi_inbox_any(&agent->inbox);
 	}
 	agent->in_turn = false;
+	kvfi_health_refresh(agent);
 	agent->next_tick_ns = more ? 0 : next_wake_ns(agent); /* 0: the turn was bounded, go on at once */
 	arm_timer_fd(agent);
 }

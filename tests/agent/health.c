@@ -1,0 +1,166 @@
+/* health.c - kvf_health of real agents: what it says at rest, under load from another thread, and after a loss. Arguments: transport, control. */
+#include "attempt.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include "solo.h"
+
+static const char *transport = "loop", *control = "inproc";
+static struct solo prefill, decode;
+
+static const char *at(const char *name)
+{
+	static char text[200];
+
+	if (strcmp(control, "zmq") == 0)
+		(void)snprintf(text, sizeof(text), "ipc://%s/%s", solo_directory(), name);
+	else
+		(void)snprintf(text, sizeof(text), "inproc://kvft-health-%s", name);
+	return text;
+}
+
+static void open_prefill(void)
+{
+	struct solo_spec spec = solo_spec(KVF_PREFILL, control, transport);
+
+	spec.listen = at("prefill");
+	solo_open(&prefill, &spec);
+}
+
+static int open_pair(void **state)
+{
+	struct solo_spec spec = solo_spec(KVF_DECODE, control, transport);
+	struct solo *all[] = {&prefill, &decode};
+
+	(void)state;
+	open_prefill();
+	solo_open(&decode, &spec);
+	assert_int_equal(solo_connect(all, 2, &decode, prefill.endpoint, NULL), KVF_OK);
+	return 0;
+}
+
+static int close_pair(void **state)
+{
+	(void)state;
+	solo_close(&decode);
+	solo_close(&prefill);
+	solo_directory_remove();
+	return 0;
+}
+
+static struct kvf_health health_of(const struct solo *solo)
+{
+	struct kvf_health health;
+
+	WORKS(kvf_health(solo->agent, &health));
+	return health;
+}
+
+static void an_agent_at_rest_is_healthy(void **state)
+{
+	struct kvf_health health;
+
+	(void)state;
+	REFUSES(KVF_EINVAL, kvf_health(NULL, &health), "agent");
+	REFUSES(KVF_EINVAL, kvf_health(decode.agent, NULL), "health_out");
+	health = health_of(&decode);
+	assert_int_equal(health.healthy, 1);
+	assert_int_equal(health.reason, KVF_HEALTH_OK);
+	assert_string_equal(health.text, "");
+	assert_int_equal(health.in_flight + health.quarantined + health.stuck + health.lost_peers, 0);
+	assert_int_equal(health.stuck_budget, 16);
+	assert_int_equal(health.progress_timeout_ns, UINT64_C(60000000000));
+	assert_int_equal(health.since_progress_ns, 0);
+	assert_true(health.snapshot_ns > 0);
+}
+
+struct reader {
+	pthread_t thread;
+	_Atomic bool stop;
+	uint64_t snapshots;
+	bool torn;
+};
+
+static void *read_on(void *argument)
+{
+	struct reader *reader = argument;
+	uint64_t last_ns = 0;
+
+	while (!atomic_load(&reader->stop)) {
+		struct kvf_health health;
+
+		if (kvf_health(decode.agent, &health) != KVF_OK)
+			reader->torn = true;
+		reader->torn = reader->torn || health.snapshot_ns < last_ns || health.healthy != 1 ||
+		               health.stuck_budget != 16 || health.text[0] != '\0';
+		last_ns = health.snapshot_ns;
+		reader->snapshots++;
+	}
+	return NULL;
+}
+
+static void snapshots_are_whole_and_never_older_than_the_last_from_any_thread(void **state)
+{
+	struct solo *all[] = {&prefill, &decode};
+	struct reader readers[2];
+
+	(void)state;
+	memset(readers, 0, sizeof(readers));
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&readers[i].thread, NULL, read_on, &readers[i]), 0);
+	for (uint64_t id = 1; id <= 50; id++)
+		solo_move(all, 2, &prefill, &decode, id);
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&readers[i].stop, true);
+		assert_int_equal(pthread_join(readers[i].thread, NULL), 0);
+		assert_false(readers[i].torn);
+		assert_true(readers[i].snapshots > 0);
+	}
+	assert_int_equal(health_of(&decode).in_flight, 0);
+	assert_int_equal(health_of(&decode).quarantined, 0);
+}
+
+/* Polls until the decode side says so; at most 20 s. */
+static void until_lost_peers(struct solo *const *all, uint32_t n, uint32_t lost)
+{
+	uint64_t end_ns = attempt_now_ns() + UINT64_C(20000000000);
+
+	while (health_of(&decode).lost_peers != lost) {
+		for (uint32_t i = 0; i < n; i++)
+			solo_poll(all[i]);
+		if (attempt_now_ns() > end_ns)
+			fail_msg("%u peers are lost, not %u", health_of(&decode).lost_peers, lost);
+		attempt_breathe();
+	}
+}
+
+static void peers_that_were_up_and_are_wanted_are_counted_as_lost(void **state)
+{
+	struct solo *all[] = {&decode, &prefill};
+
+	(void)state;
+	solo_close(&prefill);
+	until_lost_peers(all, 1, 1);
+	assert_int_equal(health_of(&decode).peer_losses, 1);
+	assert_int_equal(health_of(&decode).healthy, 1); /* a peer that is away is no illness of this agent */
+	open_prefill();
+	until_lost_peers(all, 2, 0);
+	assert_int_equal(health_of(&decode).peer_losses, 1);
+	solo_move(all, 2, &prefill, &decode, 1);
+}
+
+int main(int argc, char **argv)
+{
+#define BESIDE(test) cmocka_unit_test_setup_teardown(test, open_pair, close_pair)
+	const struct CMUnitTest tests[] = {
+		BESIDE(an_agent_at_rest_is_healthy),
+		BESIDE(snapshots_are_whole_and_never_older_than_the_last_from_any_thread),
+		BESIDE(peers_that_were_up_and_are_wanted_are_counted_as_lost),
+	};
+
+	if (argc > 1)
+		transport = argv[1];
+	if (argc > 2)
+		control = argv[2];
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
