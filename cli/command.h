@@ -7,6 +7,7 @@ int command_demo(int argc, char **argv);
 int command_models(int argc, char **argv);
 int command_plan(int argc, char **argv);
 int command_replay(int argc, char **argv);
+int command_sim(int argc, char **argv);
 int command_trace(int argc, char **argv);
 
 #endif

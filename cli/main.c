@@ -17,6 +17,7 @@ static const struct command {
 	{"demo", command_demo, "see it work: move the KV cache of 40 requests, check every byte"},
 	{"replay", command_replay, "move a stream of requests between real processes, check every byte"},
 	{"plan", command_plan, "who sends what to whom, and why"},
+	{"sim", command_sim, "a virtual cluster with faults, by seed, every promise checked"},
 	{"models", command_models, "the built-in models, or what a model keeps per token"},
 	{"trace", command_trace, "write a request trace in the Mooncake JSONL format"},
 };

@@ -1,0 +1,394 @@
+/* user.c - the users of the agents: engines that open sessions, send slices, cancel, try again, and hold the library to its word.
+ *
+ * A user takes blocks before it opens and gives them back when it has polled RELEASED, at once, to whoever asks next. What an event may say and
+ * when is checked here: one OUTCOME, then one RELEASED, states that go forward only, and content as soon as somebody calls it complete.
+ */
+#include "sim/sim.h"
+
+#include <string.h>
+#include "base/assert.h"
+
+#define MAX_TRIES 60
+
+static struct sim_event *at_node(struct sim_node *node, uint32_t request, uint64_t after_ns,
+	void (*run)(struct sim_world *world, struct sim_event *event))
+{
+	struct sim_event *event = sim_at(node->world, node->world->now_ns + after_ns, run);
+
+	event->node = node->index;
+	event->life = node->life;
+	event->on_cpu = true;
+	event->a = request;
+	return event;
+}
+
+static bool may_wait(enum kvf_status status)
+{
+	return status == KVF_EFULL || status == KVF_ENOMEM;
+}
+
+static void call_failed(
+	const struct sim_node *node, uint32_t request, const char *call, enum kvf_status status)
+{
+	const struct sim_request *who = &node->world->requests[request];
+
+	sim_fail(node->world, "calls: %s of request %llu.%u on %s: %s: %s", call, (unsigned long long)who->id,
+		who->attempt, node->name, kvf_status_name(status), kvf_error());
+}
+
+/* ---- sending ---- */
+
+static void send_next(struct sim_world *world, struct sim_event *event);
+
+static enum kvf_status send_cut(struct sim_node *node, uint32_t request, const struct sim_cut *cut)
+{
+	struct kvf_blocks lists[SIM_GROUPS];
+	struct kvf_slice slice = {.token_start = cut->token_start,
+		.token_end = cut->token_end,
+		.layer_start = cut->layer_start,
+		.layer_end = cut->layer_end,
+		.last = cut->last,
+		.lists = lists};
+	enum kvf_status status;
+
+	for (uint32_t g = 0; g < node->layout->n_groups; g++) {
+		const int32_t *ids;
+		uint32_t n = sim_cut_list(node, request, cut, g, &ids);
+
+		if (n > 0)
+			lists[slice.n_lists++] = (struct kvf_blocks){g, n, ids};
+	}
+	sim_enter(node);
+	status = kvf_tx_send(node->agent, node->sessions[request].handle, &slice, NULL);
+	sim_leave(node);
+	return status;
+}
+
+static enum kvf_status send_aux(struct sim_node *node, uint32_t request)
+{
+	unsigned char aux[SIM_AUX_BYTES];
+	enum kvf_status status;
+
+	sim_aux_content(&node->world->requests[request], aux);
+	sim_enter(node);
+	status = kvf_tx_send_aux(node->agent, node->sessions[request].handle, aux, sizeof(aux));
+	sim_leave(node);
+	return status;
+}
+
+static void send_next(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = &world->nodes[event->node];
+	uint32_t request = (uint32_t)event->a;
+	struct sim_session *session = &node->sessions[request];
+	uint64_t pause_ns = KVFI_NS_PER_US << sim_below(&world->user, 16);
+	struct sim_cut cut;
+	enum kvf_status status;
+	bool aux;
+
+	if (session->phase != SIM_OPEN || session->outcome || session->aux_sent)
+		return;
+	aux = !sim_cut(node, request, session->next_cut, &cut);
+	if (aux && !world->requests[request].aux)
+		return;
+	status = aux ? send_aux(node, request) : send_cut(node, request, &cut);
+	if (status == KVF_OK) {
+		session->aux_sent = aux;
+		session->next_cut += !aux;
+		(void)at_node(node, request, pause_ns, send_next);
+	} else if (may_wait(status)) {
+		(void)at_node(node, request, 5 * KVFI_NS_PER_MS, send_next);
+	} else {
+		call_failed(node, request, aux ? "kvf_tx_send_aux" : "kvf_tx_send", status);
+	}
+}
+
+/* ---- opening ---- */
+
+static enum kvf_status open_tx(struct sim_node *node, uint32_t request)
+{
+	const struct sim_request *who = &node->world->requests[request];
+	struct kvf_tx_params params = {.request_id = who->id,
+		.attempt = who->attempt,
+		.dp_index = who->src_dp,
+		.prompt_len = who->prompt_len,
+		.expires_ns = 30 * KVFI_NS_PER_S};
+
+	return kvf_tx_open(node->agent, &params, &node->sessions[request].handle);
+}
+
+static enum kvf_status open_rx(struct sim_node *node, uint32_t request)
+{
+	const struct sim_request *who = &node->world->requests[request];
+	struct sim_session *session = &node->sessions[request];
+	struct kvf_blocks lists[SIM_GROUPS];
+	struct kvf_rx_params params = {.instance_id = node->world->instances[0]->id,
+		.request_id = who->id,
+		.attempt = who->attempt,
+		.dp_index = who->unknown_dp ? KVF_DP_UNKNOWN : who->src_dp,
+		.prompt_len = who->prompt_len,
+		.aux_slot = session->aux_slot,
+		.replica = who->replica,
+		.lists = lists};
+
+	for (uint32_t g = 0; g < node->layout->n_groups; g++)
+		if (session->lists[g].n > 0)
+			lists[params.n_lists++] =
+				(struct kvf_blocks){g, session->lists[g].n, session->lists[g].ids};
+	return kvf_rx_open(node->agent, &params, &session->handle);
+}
+
+static void try_open(struct sim_world *world, struct sim_event *event);
+
+static void try_later(struct sim_node *node, uint32_t request)
+{
+	struct sim_session *session = &node->sessions[request];
+
+	session->phase = ++session->tries < MAX_TRIES ? SIM_WANTED : SIM_GIVEN_UP;
+	if (session->phase == SIM_WANTED)
+		(void)at_node(
+			node, request, (5 + sim_below(&node->world->user, 40)) * KVFI_NS_PER_MS, try_open);
+	else
+		sim_trace(node->world, node->index, "gives up on opening request %llu.%u",
+			(unsigned long long)node->world->requests[request].id,
+			node->world->requests[request].attempt);
+}
+
+static void try_open(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = &world->nodes[event->node];
+	uint32_t request = (uint32_t)event->a;
+	struct sim_session *session = &node->sessions[request];
+	enum kvf_status status;
+
+	if (session->phase != SIM_WANTED)
+		return;
+	if (!sim_pool_take(node, request)) {
+		try_later(node, request);
+		return;
+	}
+	session->phase = SIM_OPEN;
+	sim_enter(node);
+	status = node->decode ? open_rx(node, request) : open_tx(node, request);
+	sim_leave(node);
+	if (status != KVF_OK) {
+		sim_pool_give(node, request);
+		if (may_wait(status))
+			try_later(node, request);
+		else
+			call_failed(node, request, node->decode ? "kvf_rx_open" : "kvf_tx_open", status);
+		return;
+	}
+	world->opened++;
+	sim_trace(world, node->index, "opens %s of request %llu.%u, %llu tokens", node->decode ? "rx" : "tx",
+		(unsigned long long)world->requests[request].id, world->requests[request].attempt,
+		(unsigned long long)world->requests[request].prompt_len);
+	if (!node->decode)
+		(void)at_node(node, request, KVFI_NS_PER_US << sim_below(&world->user, 14), send_next);
+}
+
+/* Not bound to a life: whoever runs on that rank then gets it. */
+static void begin(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = event->payload;
+	struct sim_event *now;
+
+	if (!node->alive)
+		return;
+	node->sessions[event->a].phase = SIM_WANTED;
+	now = at_node(node, (uint32_t)event->a, 0, try_open);
+	(void)now;
+	(void)world;
+}
+
+static void begin_request(struct sim_world *world, uint32_t request)
+{
+	const struct sim_request *who = &world->requests[request];
+
+	for (uint32_t i = 0; i < world->n_nodes; i++) {
+		struct sim_node *node = &world->nodes[i];
+		uint64_t jitter_ns = sim_below(&world->user, 2 * KVFI_NS_PER_MS);
+		struct sim_event *event;
+
+		if (!sim_takes_part(world, node, request))
+			continue;
+		event = sim_at(world, (node->decode ? who->rx_ns : who->tx_ns) + jitter_ns, begin);
+		event->payload = node;
+		event->a = request;
+	}
+}
+
+void sim_user_begin(struct sim_world *world)
+{
+	for (uint32_t i = 0; i < world->n_requests; i++)
+		if (!(i < 64 && (world->options.skip_requests >> i & 1) != 0))
+			begin_request(world, i);
+}
+
+/* The same request again, as its next attempt. */
+static void try_again(struct sim_world *world, uint32_t request)
+{
+	struct sim_request *who = &world->requests[request];
+	bool wanted = sim_chance(&world->user, 300);
+	uint64_t pause_ns = KVFI_NS_PER_MS * (1 + sim_below(&world->user, 200));
+
+	if (!wanted || who->retried || world->calm || world->n_requests >= SIM_MAX_REQUESTS)
+		return;
+	who->retried = true;
+	world->requests[world->n_requests] = *who;
+	who = &world->requests[world->n_requests++];
+	who->attempt++;
+	who->retried = false;
+	who->tx_ns = who->rx_ns = world->now_ns + pause_ns;
+	begin_request(world, world->n_requests - 1);
+}
+
+/* ---- events ---- */
+
+static void wrong(const struct sim_node *node, uint32_t request, const char *what)
+{
+	const struct sim_request *who = &node->world->requests[request];
+
+	sim_fail(node->world, "events: request %llu.%u on %s: %s", (unsigned long long)who->id, who->attempt,
+		node->name, what);
+}
+
+static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf_event *event)
+{
+	struct sim_world *world = node->world;
+	struct sim_session *session = &node->sessions[request];
+	char error[200] = "";
+
+	if (session->outcome)
+		wrong(node, request, "a second OUTCOME");
+	session->outcome = true;
+	session->status = event->status;
+	session->outcome_ns = world->now_ns;
+	if (kvf_session_error(node->agent, session->handle, error, sizeof(error)) != KVF_OK)
+		wrong(node, request, "kvf_session_error fails");
+	sim_trace(world, node->index, "OUTCOME of request %llu.%u: %s%s%s",
+		(unsigned long long)event->request_id, event->attempt, kvf_status_name(event->status),
+		error[0] != '\0' ? ": " : "", error);
+	if ((event->status == KVF_OK) != (error[0] == '\0'))
+		wrong(node, request, "a status without a sentence, or the reverse");
+	if (event->status == KVF_OK)
+		world->completed++;
+	else if (event->status == KVF_CANCELLED)
+		world->cancelled++;
+	else if (event->status == KVF_TIMED_OUT)
+		world->timed_out++;
+	else
+		world->failed_sessions++;
+	if (node->decode && event->status == KVF_OK)
+		sim_pool_check_complete(node, request);
+	else if (node->decode)
+		sim_pool_check_good(node, request);
+	if (event->status != KVF_OK)
+		try_again(world, request);
+}
+
+static void close_session(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = &world->nodes[event->node];
+	struct sim_session *session = &node->sessions[event->a];
+	enum kvf_status status;
+
+	sim_enter(node);
+	status = kvf_session_close(node->agent, session->handle);
+	sim_leave(node);
+	if (status == KVF_OK)
+		session->phase = SIM_CLOSED;
+	else if (may_wait(status))
+		(void)at_node(node, (uint32_t)event->a, KVFI_NS_PER_MS, close_session);
+	else
+		call_failed(node, (uint32_t)event->a, "kvf_session_close", status);
+}
+
+static void on_released(struct sim_node *node, uint32_t request)
+{
+	struct sim_world *world = node->world;
+	struct sim_session *session = &node->sessions[request];
+	struct kvf_session_stats stats;
+	uint64_t later_ns = KVFI_NS_PER_US << sim_below(&world->user, 16);
+
+	if (!session->outcome || session->released)
+		wrong(node, request, session->released ? "a second RELEASED" : "RELEASED before OUTCOME");
+	if (kvf_session_stats(node->agent, session->handle, &stats) != KVF_OK)
+		wrong(node, request, "kvf_session_stats fails");
+	else
+		for (uint32_t i = 0; i < 9; i++)
+			world->proofs[i] += stats.proofs[i];
+	sim_trace(world, node->index, "RELEASED of request %llu.%u",
+		(unsigned long long)world->requests[request].id, world->requests[request].attempt);
+	session->released = true;
+	sim_pool_give(node, request);
+	(void)at_node(node, request, later_ns, close_session);
+}
+
+static void check_state(struct sim_node *node, uint32_t request)
+{
+	struct sim_session *session = &node->sessions[request];
+	enum kvf_session_state state = KVF_STATE_INIT;
+
+	if (kvf_session_state(node->agent, session->handle, &state) != KVF_OK)
+		wrong(node, request, "kvf_session_state fails");
+	if (session->state < KVF_STATE_INIT ? state != session->state
+					    : state >= KVF_STATE_INIT && state < session->state)
+		wrong(node, request, "its state went back");
+	session->state = state;
+}
+
+static void on_session_event(struct sim_node *node, uint32_t request, const struct kvf_event *event)
+{
+	struct sim_session *session = &node->sessions[request];
+
+	check_state(node, request);
+	switch (event->type) {
+	case KVF_EVENT_READY:
+		if (session->ready || session->outcome)
+			wrong(node, request, "READY twice, or after OUTCOME");
+		session->ready = true;
+		break;
+	case KVF_EVENT_SLICE:
+		if (session->outcome || event->slice != session->slices)
+			wrong(node, request, "SLICE out of order, twice, or after OUTCOME");
+		session->slices++;
+		break;
+	case KVF_EVENT_OUTCOME:
+		on_outcome(node, request, event);
+		break;
+	case KVF_EVENT_RELEASED:
+		on_released(node, request);
+		break;
+	default:
+		wrong(node, request, "an event of no type");
+	}
+}
+
+void sim_user_event(struct sim_node *node, const struct kvf_event *event)
+{
+	uint32_t request;
+
+	if (node->world->failed)
+		return;
+	if (event->type == KVF_EVENT_PEER) {
+		sim_trace(node->world, node->index, "PEER: %s", kvf_status_name(event->status));
+		return;
+	}
+	request = sim_request_find(node->world, event->request_id, event->attempt);
+	if (request == SIM_NONE || node->sessions[request].phase != SIM_OPEN ||
+		node->sessions[request].handle.bits != event->session.bits) {
+		sim_fail(node->world, "events: %s: an event of request %llu.%u, of which no session is open",
+			node->name, (unsigned long long)event->request_id, event->attempt);
+		return;
+	}
+	on_session_event(node, request, event);
+}
+
+void sim_user_lost(struct sim_node *node)
+{
+	for (uint32_t i = 0; i < SIM_MAX_REQUESTS; i++)
+		if (node->sessions[i].phase == SIM_OPEN && !node->sessions[i].released)
+			node->world->died++;
+	memset(node->sessions, 0, sizeof(node->sessions));
+}
