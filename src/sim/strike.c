@@ -118,7 +118,8 @@ static void happen(struct sim_world *world, struct sim_event *event)
 		end_process(world, strike, true);
 		return;
 	case SIM_STRIKE_ALLOC:
-		world->nodes[strike->node].alloc_fails_at = strike->amount;
+		if (world->nodes[strike->node].alive)
+			world->nodes[strike->node].alloc_fails_at = strike->amount;
 		return;
 	case SIM_STRIKE_CLOCK:
 		stop(world, strike, true);
