@@ -279,14 +279,15 @@ static enum kvf_status check_order(const struct tcp_recv *recv)
 static void abort_slice(struct tcp_transport *self, struct tcp_conn *conn)
 {
 	struct tcp_recv *recv = &conn->recv;
+	enum kvf_status status = (enum kvf_status)(int)recv->header.flags;
 	char reason[64] = "the sender has stopped: ";
 
 	recv->in_slice = false;
 	recv->expecting = TCP_EXPECT_HEADER;
-	(void)strncat(reason, kvf_status_name((enum kvf_status)(int)recv->header.flags),
-		sizeof(reason) - strlen(reason) - 1);
+	(void)strncat(reason, kvf_status_name(status), sizeof(reason) - strlen(reason) - 1);
 	adjust_low(self, conn);
-	finish_slice(self, recv, KVF_STREAM_BROKEN, reason);
+	/* Called off: the RESULT of the slice says why. */
+	finish_slice(self, recv, status == KVF_CANCELLED ? status : KVF_STREAM_BROKEN, reason);
 }
 
 static void judge_header(struct tcp_transport *self, struct tcp_conn *conn)

@@ -252,7 +252,8 @@ static uint64_t position_between_frames(const struct tcp_send *send)
 	return position;
 }
 
-/* Replaces the batch by a copy of what is owed of the begun frame, and an ABORT. False: out of memory. */
+/* Replaces the batch by a copy of what is owed of the begun frame, and an ABORT; a slice whose last frame has begun ends with that, and is not open
+ * any more. False: out of memory. */
 static bool make_tail(struct tcp_send *send, enum kvf_status status)
 {
 	int frame = begun_frame(send);
@@ -262,8 +263,9 @@ static bool make_tail(struct tcp_send *send, enum kvf_status status)
 		.slice = send->post->post.slice,
 		.flags = (uint32_t)status,
 		.position = frame < 0 ? position_between_frames(send) : send->frame_ends[frame].position};
+	bool whole = header.position == send->post->post.bound->bytes;
 	unsigned char *tail, *to;
-	size_t bytes = KVFI_TCP_HEADER_BYTES;
+	size_t bytes = whole ? 0 : KVFI_TCP_HEADER_BYTES;
 
 	for (uint32_t i = send->at; i < end; i++)
 		bytes += send->pieces[i].iov_len;
@@ -274,7 +276,8 @@ static bool make_tail(struct tcp_send *send, enum kvf_status status)
 		memcpy(to, send->pieces[i].iov_base, send->pieces[i].iov_len);
 		to += send->pieces[i].iov_len;
 	}
-	kvfi_tcp_put_header(to, &header);
+	if (!whole)
+		kvfi_tcp_put_header(to, &header);
 	clear_batch(send);
 	send->done.bytes = header.position;
 	send->tail = tail;

@@ -305,7 +305,7 @@ static void an_aborted_slice_fails_alone(void **state)
 	kvfi_tcp_put_header(
 		bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 1000});
 	raw_send(scene.fd, bytes, sizeof(bytes));
-	expect_rx(&scene, KVF_STREAM_BROKEN);
+	expect_rx(&scene, KVF_CANCELLED);
 	free(stream.bytes);
 	send_whole(&scene);
 	scene_fini(&scene);
@@ -325,7 +325,7 @@ static void a_long_slice_that_pauses_and_is_aborted_is_told(void **state)
 	kvfi_tcp_put_header(
 		bytes, &(struct kvfi_tcp_header){KVFI_TCP_ABORT, 0, 5, 3, (uint32_t)KVF_CANCELLED, 100000});
 	raw_send(scene.fd, bytes, sizeof(bytes));
-	expect_rx(&scene, KVF_STREAM_BROKEN);
+	expect_rx(&scene, KVF_CANCELLED);
 	free(stream.bytes);
 	send_whole(&scene);
 	scene_fini(&scene);

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "transport/tcp.h"
 
@@ -150,6 +151,52 @@ static void a_stalled_receiver_stops_nobody_else(void **state)
 	rig_side_close(&prefill);
 	rig_slice_fini(&large);
 	rig_slice_fini(&small);
+}
+
+/* Wherever the stream is when a cancel comes, also inside the last frame of a slice: the next slice follows in step. */
+static void a_cancel_at_any_place_leaves_the_stream_in_step(void **state)
+{
+	enum {
+		STEP = 96 * 1024,
+		STEPS = 80
+	};
+	struct rig_side prefill;
+	struct rig_slice large;
+	int fd, small_buffer = 65536;
+
+	(void)state;
+	rig_side_init(&prefill, RIG_PREFILL, true);
+	rig_side_open(&prefill);
+	rig_slice_init(&large, 4096, 512); /* 8 MiB */
+	admit(&prefill, 1, 0x5555, 1);
+	fd = raw_hello(&prefill, 0x5555, 1);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small_buffer, sizeof(small_buffer)), 0);
+	(void)rig_take(&prefill, KVFI_DONE_UP);
+	for (uint32_t i = 0; i < STEPS; i++) {
+		struct kvfi_tcp_header header = {.type = KVFI_TCP_SLICE};
+		struct kvfi_tx_post post = rig_post(&large, i, 1, 0, 0);
+		uint64_t total, at = 0;
+		bool asked = false;
+
+		post.sum = false;
+		post.slice = i;
+		assert_int_equal(OPS.post(prefill.transport, &post), KVF_OK);
+		total = recv_opening(fd, i);
+		while (at < total && header.type != KVFI_TCP_ABORT) {
+			if (!asked && at >= (uint64_t)i * STEP) {
+				asked = true;
+				OPS.cancel(prefill.transport, i);
+			}
+			header = recv_frame(fd);
+			assert_int_equal(header.slice, i);
+			assert_true(header.position == at);
+			at += header.length;
+		}
+		(void)rig_take(&prefill, KVFI_DONE_TX);
+	}
+	(void)close(fd);
+	rig_side_close(&prefill);
+	rig_slice_fini(&large);
 }
 
 static void a_queued_post_is_cancelled_without_a_trace(void **state)
@@ -441,6 +488,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_stream_is_what_is_written_down),
 		cmocka_unit_test(a_stalled_receiver_stops_nobody_else),
+		cmocka_unit_test(a_cancel_at_any_place_leaves_the_stream_in_step),
 		cmocka_unit_test(a_queued_post_is_cancelled_without_a_trace),
 		cmocka_unit_test(t_p39_a_receiver_that_dies_ends_every_post),
 		cmocka_unit_test(a_link_admits_one_connection),
