@@ -15,6 +15,7 @@
 #include "memory/region.h"
 #include "session/core.h"
 #include "transport/transport.h"
+#include "agent/cancel.h"
 #include "agent/seams.h"
 #include "agent/workers.h"
 
@@ -235,6 +236,8 @@ struct kvf_agent {
 	struct kvfi_inbox inbox;
 	uint32_t keep; /* places of the inbox that only bounded producers may use */
 	struct event_ring events;
+	struct kvfi_cancels cancels; /* any thread */
+	_Atomic bool healthy;        /* what kvf_cancel says of it */
 	_Atomic bool stop;
 	_Atomic uint32_t unreleased;
 	_Atomic bool healthy; /* as in the last snapshot */

@@ -73,6 +73,7 @@ struct front_session *kvfi_front_take(
 	memset(front, 0, sizeof(*front));
 	front->generation = generation;
 	atomic_store(&agent->states[slot], (uint64_t)generation << 32 | (uint32_t)KVF_STATE_INIT);
+	kvfi_cancels_take(&agent->cancels, slot, generation, request_id, attempt);
 	front->kind = kind;
 	front->instance_id = instance_id;
 	front->request_id = request_id;
@@ -107,6 +108,7 @@ void kvfi_front_give(kvf_agent *agent, struct front_session *front)
 	give_kept(agent, front);
 	front->generation++;
 	atomic_store(&agent->states[slot], (uint64_t)front->generation << 32);
+	kvfi_cancels_give(&agent->cancels, slot, front->generation, front->released_polled);
 	front->kind = FRONT_FREE;
 	front->next = agent->free_session;
 	agent->free_session = slot;

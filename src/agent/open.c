@@ -55,7 +55,9 @@ static enum kvf_status open_front(kvf_agent *agent)
 		agent->live_heads[i] = KVFI_NONE;
 	for (uint32_t i = 0; i < agent->options.max_sessions; i++)
 		agent->sessions[i].next = i + 1 < agent->options.max_sessions ? i + 1 : KVFI_NONE;
-	status = kvfi_regions_init(&agent->regions, agent->options.max_regions);
+	status = kvfi_cancels_init(&agent->cancels, agent->options.max_sessions);
+	if (status == KVF_OK)
+		status = kvfi_regions_init(&agent->regions, agent->options.max_regions);
 	return status == KVF_OK ? open_events(agent) : status;
 }
 
@@ -144,6 +146,7 @@ static void free_agent(kvf_agent *agent, bool keep_memory)
 	kvf_layout_free(agent->wire_layout);
 	kvf_layout_free(agent->layout);
 	kvf_instance_free(agent->instance);
+	kvfi_cancels_fini(&agent->cancels);
 	free(agent->live_heads);
 	free(agent->states);
 	free(agent->sessions);
@@ -198,6 +201,7 @@ enum kvf_status kvfi_agent_open_with(
 	agent = calloc(1, sizeof(*agent));
 	if (agent == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for an agent");
+	atomic_store(&agent->healthy, true);
 	agent->epoll_fd = agent->timer_fd = agent->events.event_fd = -1;
 	(void)pthread_mutex_init(&agent->call_lock, NULL);
 	(void)pthread_cond_init(&agent->call_done, NULL);

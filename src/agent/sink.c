@@ -240,6 +240,11 @@ static void sink_event(void *self, const struct kvfi_core_event *event)
 	item.stats = *event->stats;
 	memcpy(item.good_end, event->good_end, sizeof(item.good_end));
 	(void)snprintf(item.error, sizeof(item.error), "%s", event->error);
+	/* Before the event can be polled: the slot may be another session's right after. */
+	if (event->type == KVF_EVENT_OUTCOME)
+		kvfi_cancels_outcome(&agent->cancels, event->session);
+	else if (event->type == KVF_EVENT_RELEASED)
+		kvfi_cancels_released(&agent->cancels, event->session);
 	kvfi_event_put(agent, &item);
 	if (event->type == KVF_EVENT_RELEASED)
 		(void)atomic_fetch_sub(&agent->unreleased, 1);
@@ -260,6 +265,13 @@ static uint64_t sink_stamp(void *self)
 	return kvfi_clock_ns();
 }
 
+static bool sink_advertise(void *self, uint32_t session)
+{
+	kvf_agent *agent = self;
+
+	return kvfi_cancels_advertise(&agent->cancels, session);
+}
+
 void kvfi_sink_fill(kvf_agent *agent, struct kvfi_sink *sink_out)
 {
 	*sink_out = (struct kvfi_sink){.self = agent,
@@ -277,5 +289,6 @@ void kvfi_sink_fill(kvf_agent *agent, struct kvfi_sink *sink_out)
 		.post_moved = sink_post_moved,
 		.grant_moved = sink_grant_moved,
 		.fence = sink_fence,
-		.drop = sink_drop};
+		.drop = sink_drop,
+		.advertise = sink_advertise};
 }

@@ -219,6 +219,10 @@ static void run_input(kvf_agent *agent, const struct item_input *from)
 		break;
 	}
 	kvfi_owner_step(agent, &input);
+	if (from->kind == KVFI_IN_TX_OPEN || from->kind == KVFI_IN_RX_OPEN)
+		kvfi_cancels_opened(agent, from->session);
+	else if (from->kind == KVFI_IN_SESSION_CLOSE)
+		kvfi_cancels_closed(agent, from->session);
 }
 
 static void run_done(kvf_agent *agent, const struct item_done *done)
@@ -347,13 +351,15 @@ void kvfi_owner_turn(kvf_agent *agent)
 			agent->transports[i].ops->poll(agent->transports[i].self);
 		kvfi_watches_look(agent);
 		drain_inbox(agent);
+		kvfi_cancels_look(agent);
 		kvfi_events_signal(agent);
 		kvfi_peers_tick(agent, kvfi_clock_ns());
 		kvfi_groups_tick(agent, kvfi_clock_ns());
 		kvfi_owner_step(agent, &tick);
 		kvfi_events_signal(agent);
 		/* What the tick has posted may be over already. Descriptors need no second look: they stay readable. */
-		more = more || agent->sent || kvfi_inbox_any(&agent->inbox);
+		more = more || agent->sent || kvfi_inbox_any(&agent->inbox) ||
+		       kvfi_cancels_any(&agent->cancels);
 	}
 	agent->in_turn = false;
 	kvfi_health_refresh(agent);
@@ -363,7 +369,7 @@ void kvfi_owner_turn(kvf_agent *agent)
 
 uint64_t kvfi_agent_next_ns(kvf_agent *agent)
 {
-	return kvfi_inbox_any(&agent->inbox) ? 0 : agent->next_tick_ns;
+	return kvfi_inbox_any(&agent->inbox) || kvfi_cancels_any(&agent->cancels) ? 0 : agent->next_tick_ns;
 }
 
 /* For a sleep that waiting events shall not end. */

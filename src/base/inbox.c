@@ -121,6 +121,14 @@ void kvfi_inbox_wake(struct kvfi_inbox *inbox)
 	(void)pthread_mutex_unlock(&inbox->lock);
 }
 
+void kvfi_inbox_nudge(struct kvfi_inbox *inbox)
+{
+	uint64_t one = 1;
+
+	if (!atomic_exchange(&inbox->nudged, true))
+		(void)!write(inbox->event_fd, &one, sizeof(one));
+}
+
 bool kvfi_inbox_pop(struct kvfi_inbox *inbox, void *item_out)
 {
 	bool any;
@@ -139,11 +147,17 @@ bool kvfi_inbox_pop(struct kvfi_inbox *inbox, void *item_out)
 
 void kvfi_inbox_rearm(struct kvfi_inbox *inbox)
 {
-	uint64_t count;
+	uint64_t count = 0;
 
 	(void)pthread_mutex_lock(&inbox->lock);
-	if (inbox->signalled)
-		(void)!read(inbox->event_fd, &count, sizeof(count));
+	inbox->owed += atomic_exchange(&inbox->nudged, false);
+	/* A nudge sets its flag before it writes, and may be stopped in between: what was not there yet is read the next time, for a descriptor
+	 * that stayed readable would let the drainer spin. */
+	if (inbox->signalled || inbox->owed > 0) {
+		if (read(inbox->event_fd, &count, sizeof(count)) != (ssize_t)sizeof(count))
+			count = 0;
+		inbox->owed -= (int64_t)count - inbox->signalled;
+	}
 	inbox->signalled = false;
 	(void)pthread_mutex_unlock(&inbox->lock);
 }

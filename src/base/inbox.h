@@ -3,6 +3,7 @@
 #define KVFI_BASE_INBOX_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "kvferry/kvferry.h"
@@ -15,7 +16,9 @@ struct kvfi_inbox {
 	uint32_t head, n;
 	int event_fd;   /* readable while something may be inside */
 	bool signalled; /* event_fd was written since the last drain */
-	bool closed;    /* waiting pushers give up */
+	_Atomic bool nudged;
+	int64_t owed; /* nudges whose write the drainer has not read yet; under 0: read before their flag was seen */
+	bool closed; /* waiting pushers give up */
 };
 
 KVF_MUST_CHECK enum kvf_status kvfi_inbox_init(struct kvfi_inbox *inbox, uint32_t max, uint32_t item_bytes);
@@ -28,6 +31,8 @@ bool kvfi_inbox_push_own(struct kvfi_inbox *inbox, const void *item);
 bool kvfi_inbox_push_wait(struct kvfi_inbox *inbox, const void *item, uint32_t keep);
 /* Any thread: nothing new, but the drainer shall look. */
 void kvfi_inbox_wake(struct kvfi_inbox *inbox);
+/* The same without a lock: for callers that must never wait, not even for another one that was stopped while it held the lock. */
+void kvfi_inbox_nudge(struct kvfi_inbox *inbox);
 /* The draining thread: takes one item. */
 bool kvfi_inbox_pop(struct kvfi_inbox *inbox, void *item_out);
 /* The draining thread: is there something inside? */

@@ -524,6 +524,8 @@ static void dispatch(struct kvfi_core *core, const struct kvfi_input *input)
 		end_all(core, input->u.end_status);
 		return;
 	case KVFI_IN_CANCEL:
+		session_cancel(core, input->session, &input->u.cancel);
+		return;
 	case KVFI_IN_HOLD:
 		return;
 	}

@@ -133,6 +133,8 @@ static void end_grant(struct kvfi_core *core, struct link *link)
 
 static void release_rx(struct kvfi_core *core, struct session *session)
 {
+	if (session->outcome != KVF_OK && session->n_links == 0) /* nobody was asked */
+		session->stats.proofs[KVF_PROOF_NEVER_ADVERTISED]++;
 	kvfi_list_for_each_safe (at, &session->links) {
 		struct link *link = kvfi_container_of(at, struct link, in_session);
 
@@ -147,9 +149,12 @@ static void release_rx(struct kvfi_core *core, struct session *session)
 
 static void release_tx(struct kvfi_core *core, struct session *session)
 {
+	enum kvf_proof proof = session->outcome == KVF_OK ? KVF_PROOF_COMPLETED
+	                       : session->advertised      ? KVF_PROOF_LOCAL_IDLE
+	                                                  : KVF_PROOF_NEVER_ADVERTISED;
+
 	tx_unhash(core, session);
-	session->stats.proofs[session->outcome == KVF_OK ? KVF_PROOF_COMPLETED : KVF_PROOF_LOCAL_IDLE] +=
-		session->expected > 0 ? session->expected : 1;
+	session->stats.proofs[proof] += session->expected > 0 ? session->expected : 1;
 	kvfi_list_for_each_safe (at, &session->links) {
 		struct link *link = kvfi_container_of(at, struct link, in_session);
 

@@ -102,9 +102,11 @@ static bool grant(struct kvfi_core *core, struct link *link)
 		.plan = info->plans[session->replica],
 		.dst = session->lists,
 		.sum = core->config.verify == KVF_VERIFY_SUM};
-	enum kvf_status status =
-		core->sink.grant(core->sink.self, &asked, &link->lease_slot, &link->lease_generation);
+	enum kvf_status status;
 
+	if (!session_advertise(core, session))
+		return false;
+	status = core->sink.grant(core->sink.self, &asked, &link->lease_slot, &link->lease_generation);
 	if (status != KVF_OK) {
 		session_fail(core, session, status,
 			"no permission to write could be made for prefill rank %u: %s", link->rank,

@@ -54,7 +54,9 @@ struct session {
 	enum kvf_session_state state;
 	enum kvf_status outcome;
 	bool ready_told, outcome_told, released_told;
-	bool ending; /* its links are being told of the failure: no release before all are */
+	bool advertised; /* a permission or a byte of it may have left this agent */
+	bool called_off; /* cancelled before that: nothing leaves */
+	bool ending;     /* its links are being told of the failure: no release before all are */
 	char error[KVFI_ERROR_BYTES];
 	struct kvf_session_stats stats;
 	struct kvfi_list links;
@@ -423,6 +425,11 @@ void flight_moved(struct kvfi_core *core);
 void flight_wake(struct kvfi_core *core);
 /* A RESULT was accepted: what has come until now has a name. */
 void flight_named(struct kvfi_core *core, struct link *link);
+
+/* cancel.c */
+/* May a permission or a byte of it leave?  False: it was cancelled first, and KVFI_IN_CANCEL follows. */
+bool session_advertise(struct kvfi_core *core, struct session *session);
+void session_cancel(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_cancel *in);
 
 /* memory.c */
 enum kvf_status memory_init(struct memory *memory, uint32_t max);

@@ -222,6 +222,10 @@ static bool start_slice(struct kvfi_core *core, struct link *link)
 	status = kvfi_bind(core->peers[link->peer].info.plans[link->replica], &slice->shape, slice->lists,
 		link->dst, &delivery->bound);
 	session->stats.plan_ns += core->sink.stamp(core->sink.self) - began_ns;
+	if (status == KVF_OK && delivery->bound.bytes > 0 && !session_advertise(core, session)) {
+		delivery_free(core, delivery);
+		return true;
+	}
 	if (status == KVF_OK && delivery->bound.bytes > 0)
 		status = post_delivery(core, link, delivery);
 	if (status == KVF_EFULL) {
@@ -251,8 +255,8 @@ static bool may_start(struct kvfi_core *core, const struct link *link)
 {
 	const struct session *session = link_session(core, link);
 
-	return session != NULL && !session->outcome_told && link->authority && !link->peer_gone &&
-	       !link->cancelled && link->failing == KVF_OK && !link->last_started &&
+	return session != NULL && !session->outcome_told && !session->called_off && link->authority &&
+	       !link->peer_gone && !link->cancelled && link->failing == KVF_OK && !link->last_started &&
 	       link->next_slice != NULL && link->open < KVFI_WINDOW;
 }
 

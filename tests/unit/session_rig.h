@@ -48,6 +48,7 @@ struct rig_ids {
 
 struct rig_session {
 	bool open, outcome, released, closed;
+	bool advertised, called_off; /* of the word that a cancel compares */
 	struct rig_ask ask;
 	enum kvf_status status;
 	uint32_t slices, ready;
@@ -174,6 +175,9 @@ void rig_tx_aux(struct rig *rig, uint32_t node, uint32_t slot, uint32_t len_byte
 void rig_rx_open(struct rig *rig, uint32_t node, uint32_t slot, const struct rig_ask *ask);
 void rig_close_session(struct rig *rig, uint32_t node, uint32_t slot);
 void rig_close_all_released(struct rig *rig);
+/* As kvf_cancel: what was not advertised never will be. rig_call_off alone: the cancel is on its way to the core. */
+void rig_call_off(struct rig *rig, uint32_t node, uint32_t slot);
+void rig_cancel(struct rig *rig, uint32_t node, uint32_t slot, const char *reason);
 void rig_end_all(struct rig *rig, uint32_t node);
 /* Everything that was released is still as it was then. */
 void rig_check_canaries(struct rig *rig);

@@ -32,12 +32,25 @@ static void sink_send(void *self, uint32_t peer, struct kvfi_msg *msg)
 	}
 }
 
+/* Nothing leaves before the word says so. */
+static void rig_check_advertised(const struct rig_node *node, uint64_t request_id, uint32_t attempt)
+{
+	for (uint32_t i = 0; i < RIG_MAX_SESSIONS; i++) {
+		const struct rig_session *session = &node->sessions[i];
+
+		if (session->open && !session->released && session->ask.request_id == request_id &&
+			session->ask.attempt == attempt)
+			assert_true(session->advertised);
+	}
+}
+
 static enum kvf_status sink_post(void *self, const struct kvfi_core_post *post)
 {
 	struct rig_node *node = self;
 	struct rig_post *slot = NULL;
 	uint32_t life;
 
+	rig_check_advertised(node, post->request_id, post->attempt);
 	if (post->lease_slot >= RIG_MAX_LINKS)
 		return kvfi_fail(KVF_PROTOCOL, "lease slot %u", post->lease_slot);
 	for (uint32_t i = 0; i < node->rig->max_posts && slot == NULL; i++)
@@ -84,6 +97,7 @@ static enum kvf_status sink_grant(void *self, const struct kvfi_core_grant *gran
 	if (node->rig->no_grant != KVF_OK)
 		return node->rig->no_grant;
 	assert_true(grant->link < RIG_MAX_LINKS && !slot->used && slot->inside == 0);
+	rig_check_advertised(node, grant->request_id, grant->attempt);
 	slot->used = true;
 	slot->revoked = slot->told = slot->fenced = slot->exited = false;
 	slot->generation++;
@@ -242,6 +256,15 @@ static uint64_t sink_stamp(void *self)
 	return ((struct rig_node *)self)->rig->now_ns;
 }
 
+static bool sink_advertise(void *self, uint32_t slot)
+{
+	struct rig_session *session = &((struct rig_node *)self)->sessions[slot];
+
+	assert_false(session->advertised); /* asked once */
+	session->advertised = !session->called_off;
+	return session->advertised;
+}
+
 static uint64_t sink_post_moved(void *self, uint32_t delivery, uint32_t peer)
 {
 	struct rig_node *node = self;
@@ -306,5 +329,6 @@ void rig_sink_fill(struct rig_node *node, struct kvfi_sink *sink)
 		.post_moved = sink_post_moved,
 		.grant_moved = sink_grant_moved,
 		.fence = sink_fence,
-		.drop = sink_drop};
+		.drop = sink_drop,
+		.advertise = sink_advertise};
 }

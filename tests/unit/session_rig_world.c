@@ -493,6 +493,24 @@ void rig_close_all_released(struct rig *rig)
 				rig_close_session(rig, n, s);
 }
 
+void rig_call_off(struct rig *rig, uint32_t node, uint32_t slot)
+{
+	struct rig_session *session = &rig->nodes[node].sessions[slot];
+
+	if (!session->advertised)
+		session->called_off = true;
+}
+
+void rig_cancel(struct rig *rig, uint32_t node, uint32_t slot, const char *reason)
+{
+	struct kvfi_input input = {.kind = KVFI_IN_CANCEL,
+		.session = slot,
+		.u.cancel = {.status = KVF_CANCELLED, .reason = reason}};
+
+	rig_call_off(rig, node, slot);
+	rig_step(rig, &rig->nodes[node], &input);
+}
+
 void rig_end_all(struct rig *rig, uint32_t node)
 {
 	struct kvfi_input end = {.kind = KVFI_IN_END_ALL, .u.end_status = KVF_CANCELLED};
