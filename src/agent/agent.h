@@ -237,7 +237,6 @@ struct kvf_agent {
 	uint32_t keep; /* places of the inbox that only bounded producers may use */
 	struct event_ring events;
 	struct kvfi_cancels cancels; /* any thread */
-	_Atomic bool healthy;        /* what kvf_cancel says of it */
 	_Atomic bool stop;
 	_Atomic uint32_t unreleased;
 	_Atomic bool healthy; /* as in the last snapshot */
