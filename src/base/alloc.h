@@ -6,11 +6,14 @@
 #ifndef KVFI_BASE_ALLOC_H
 #define KVFI_BASE_ALLOC_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* kvfi_alloc_fail_at - of the allocations from now on, of all threads, the n-th fails (1: the next one), and no other; 0: none. */
 void kvfi_alloc_fail_at(uint64_t n);
 /* How many there were since. */
 uint64_t kvfi_alloc_count(void);
+/* realloc() that is never made to fail and not counted: for who arranges the failures. NULL when there is no memory. */
+void *kvfi_alloc_always(void *memory, size_t bytes);
 
 #endif

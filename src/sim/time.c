@@ -7,16 +7,17 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "base/alloc.h"
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/random.h"
 
 void *sim_new(size_t bytes)
 {
-	void *memory = calloc(1, bytes);
+	void *memory = kvfi_alloc_always(NULL, bytes);
 
 	KVFI_ASSERT(memory != NULL); /* the simulator itself is not simulated */
-	return memory;
+	return memset(memory, 0, bytes);
 }
 
 /* ---- random streams ---- */
@@ -88,7 +89,7 @@ struct sim_event *sim_at(struct sim_world *world, uint64_t at_ns,
 
 	if (queue->n == queue->max) {
 		queue->max = queue->max == 0 ? 256 : queue->max * 2;
-		queue->heap = realloc(queue->heap, queue->max * sizeof(*queue->heap));
+		queue->heap = kvfi_alloc_always(queue->heap, queue->max * sizeof(*queue->heap));
 		KVFI_ASSERT(queue->heap != NULL);
 	}
 	queue->heap[queue->n] = (struct sim_event){.at_ns = at_ns < world->now_ns ? world->now_ns : at_ns,
@@ -102,7 +103,7 @@ static void freeze(struct sim_node *node, const struct sim_event *event)
 {
 	if (node->n_frozen == node->max_frozen) {
 		node->max_frozen = node->max_frozen == 0 ? 16 : node->max_frozen * 2;
-		node->frozen = realloc(node->frozen, node->max_frozen * sizeof(*node->frozen));
+		node->frozen = kvfi_alloc_always(node->frozen, node->max_frozen * sizeof(*node->frozen));
 		KVFI_ASSERT(node->frozen != NULL);
 	}
 	node->frozen[node->n_frozen++] = *event;
