@@ -88,6 +88,29 @@ static inline bool kvfi_lease_revoked(const struct kvfi_lease *lease, uint32_t g
 	return kvfi_lease_generation_of(word) != generation || (word & KVFI_LEASE_REVOKED) != 0;
 }
 
+/* The gate of a connection: one more word that a receiver and a writer share (shm), about the writer's mappings of the receiver's memory.
+ * The receiver says FENCING before it takes them away by their addresses, FENCED when it has done so; the writer says SHUT when no store
+ * through them is in flight and none will follow. Bits are only ever added, so whoever comes second sees it: a receiver that finds SHUT
+ * leaves the addresses alone, a writer that finds FENCING without FENCED does not give them back. */
+struct kvfi_gate {
+	_Atomic uint64_t word;
+};
+
+#define KVFI_GATE_FENCING UINT64_C(1)
+#define KVFI_GATE_FENCED  UINT64_C(2)
+#define KVFI_GATE_SHUT    UINT64_C(4)
+
+/* What was said before. */
+static inline uint64_t kvfi_gate_say(struct kvfi_gate *gate, uint64_t bit)
+{
+	return atomic_fetch_or(&gate->word, bit);
+}
+
+static inline bool kvfi_gate_said(const struct kvfi_gate *gate, uint64_t bit)
+{
+	return (atomic_load(&gate->word) & bit) != 0;
+}
+
 /* Chunks done in this generation, modulo 2^16: progress, seen from the receiver. */
 static inline uint16_t kvfi_lease_chunks(const struct kvfi_lease *lease)
 {

@@ -79,10 +79,10 @@ enum kvf_status kvfi_lease_table_init(struct kvfi_lease_table *table, uint32_t n
 		return kvfi_fail(KVF_ENOMEM, "lease table: out of memory for %u slots", n);
 	if (shared) {
 		table->mapped_bytes =
-			kvfi_align_up(n * sizeof(*table->words), (uint64_t)sysconf(_SC_PAGESIZE));
+			kvfi_align_up(kvfi_lease_table_bytes(n), (uint64_t)sysconf(_SC_PAGESIZE));
 		status = map_words(table);
 	} else {
-		table->words = calloc(n, sizeof(*table->words));
+		table->words = calloc(1, kvfi_lease_table_bytes(n));
 		if (table->words == NULL)
 			status = kvfi_fail(KVF_ENOMEM, "lease table: out of memory for %u words", n);
 	}
@@ -92,6 +92,7 @@ enum kvf_status kvfi_lease_table_init(struct kvfi_lease_table *table, uint32_t n
 	}
 	for (uint32_t i = 0; i < n; i++)
 		push_free(table, i);
+	table->gate = kvfi_lease_table_gate(table->words, n);
 	return KVF_OK;
 }
 

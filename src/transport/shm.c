@@ -34,6 +34,18 @@ bool kvfi_shm_watch(struct shm_transport *self, int fd, enum shm_event event, ui
 	return epoll_ctl(self->epoll_fd, EPOLL_CTL_ADD, fd, &watched) == 0;
 }
 
+void kvfi_shm_unwatch(struct shm_transport *self, int fd)
+{
+	(void)epoll_ctl(self->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+void kvfi_shm_hang_up(struct shm_transport *self, int socket_fd)
+{
+	kvfi_shm_unwatch(self, socket_fd);
+	(void)shutdown(socket_fd, SHUT_RDWR);
+	(void)close(socket_fd);
+}
+
 void kvfi_shm_wake(struct shm_transport *self)
 {
 	(void)eventfd_write(self->wake_fd, 1);
@@ -88,16 +100,20 @@ static void shm_close(struct kvfi_transport *transport)
 	for (uint32_t i = 0; self->peers != NULL && i < self->env.max_peers; i++)
 		kvfi_shm_disconnect(transport, i);
 	kvfi_shm_posts_stop(self);
+	kvfi_shm_sink_stop(self);
 	for (uint32_t i = 0; self->grants != NULL && i < self->env.max_grants; i++)
 		kvfi_shm_release(transport, i);
+	kvfi_shm_fence_sweep(self, true);
 	for (uint32_t i = 0; i < self->n_strangers; i++)
-		close_fd(self->strangers[i].fd);
+		kvfi_shm_hang_up(self, self->strangers[i].fd);
+	close_fd(self->own_process_fd);
 	close_fd(self->timer_fd);
 	close_fd(self->wake_fd);
 	close_fd(self->epoll_fd);
 	kvfi_shm_posts_fini(self);
 	(void)pthread_cond_destroy(&self->posts_ended);
 	(void)pthread_mutex_destroy(&self->posts_lock);
+	(void)pthread_mutex_destroy(&self->sink_lock);
 	free(self->strangers);
 	free(self->shared);
 	free(self->grants);
@@ -117,7 +133,10 @@ static enum kvf_status shm_open_transport(
 	self->base.ops = &kvfi_transport_shm;
 	self->env = *env;
 	self->epoll_fd = self->listen_fd = self->wake_fd = self->timer_fd = -1;
+	self->sink_epoll_fd = self->sink_stop_fd = -1;
+	self->own_process_fd = kvfi_shm_own_process();
 	(void)pthread_mutex_init(&self->posts_lock, NULL);
+	(void)pthread_mutex_init(&self->sink_lock, NULL);
 	(void)pthread_cond_init(&self->posts_ended, NULL);
 	status = make_tables(self);
 	if (status == KVF_OK)
@@ -173,10 +192,9 @@ static void shm_region_removed(struct kvfi_transport *transport, uint32_t region
 
 /* ---- strangers */
 
-/* Ticks once a second while there is something to wait for. */
-static void arm_timer(struct shm_transport *self)
+void kvfi_shm_arm_timer(struct shm_transport *self)
 {
-	time_t seconds = self->n_strangers != 0 || self->listener_rests;
+	time_t seconds = self->n_strangers != 0 || self->listener_rests || self->fenced != NULL;
 	struct itimerspec ticks = {.it_value.tv_sec = seconds, .it_interval.tv_sec = seconds};
 
 	(void)timerfd_settime(self->timer_fd, 0, &ticks, NULL);
@@ -187,7 +205,7 @@ static void forget_stranger(struct shm_transport *self, uint32_t at)
 {
 	self->strangers[at] = self->strangers[--self->n_strangers];
 	if (self->n_strangers == 0)
-		arm_timer(self);
+		kvfi_shm_arm_timer(self);
 }
 
 static void expire_strangers(struct shm_transport *self)
@@ -196,7 +214,7 @@ static void expire_strangers(struct shm_transport *self)
 
 	for (uint32_t i = self->n_strangers; i-- > 0;) {
 		if (self->strangers[i].deadline_ns <= now_ns) {
-			close_fd(self->strangers[i].fd);
+			kvfi_shm_hang_up(self, self->strangers[i].fd);
 			forget_stranger(self, i);
 		}
 	}
@@ -212,7 +230,7 @@ static void displace_stranger(struct shm_transport *self)
 			oldest = i;
 	kvfi_shm_refuse(
 		self->strangers[oldest].fd, KVF_BUSY, "shm: too many connections that have not said HELLO");
-	close_fd(self->strangers[oldest].fd);
+	kvfi_shm_hang_up(self, self->strangers[oldest].fd);
 	forget_stranger(self, oldest);
 }
 
@@ -231,7 +249,7 @@ static void meet_stranger(struct shm_transport *self, int fd)
 	}
 	self->strangers[self->n_strangers++] = (struct shm_stranger){fd, kvfi_clock_ns() + STRANGER_NS};
 	if (self->n_strangers == 1)
-		arm_timer(self);
+		kvfi_shm_arm_timer(self);
 }
 
 /* Out of descriptors: a listener that stays readable would keep the owner spinning. The timer tries again. */
@@ -242,7 +260,7 @@ static void rest_listener(struct shm_transport *self, bool rests)
 
 	(void)epoll_ctl(self->epoll_fd, EPOLL_CTL_MOD, self->listen_fd, &event);
 	self->listener_rests = rests;
-	arm_timer(self);
+	kvfi_shm_arm_timer(self);
 }
 
 static void accept_strangers(struct shm_transport *self)
@@ -266,23 +284,23 @@ static void hear_stranger(struct shm_transport *self, int socket_fd)
 	struct shm_packet packet;
 	enum shm_io io;
 	uint32_t at = 0;
-	int fd = -1;
 
 	while (at < self->n_strangers && self->strangers[at].fd != socket_fd)
 		at++;
 	if (at == self->n_strangers)
 		return; /* expired earlier in this turn */
-	io = kvfi_shm_recv(socket_fd, &packet, &fd, &status);
+	io = kvfi_shm_recv(socket_fd, &packet, &status);
 	if (io == SHM_IO_AGAIN)
 		return;
 	forget_stranger(self, at);
 	if (io == SHM_IO_OK) {
-		kvfi_shm_admit(self, socket_fd, &packet, fd);
+		kvfi_shm_admit(self, socket_fd, &packet);
+		kvfi_shm_close_fds(&packet);
 		return;
 	}
 	if (io == SHM_IO_BAD)
 		kvfi_shm_refuse(socket_fd, status, kvf_error());
-	close_fd(socket_fd);
+	kvfi_shm_hang_up(self, socket_fd);
 }
 
 /* ---- poll */
@@ -294,8 +312,9 @@ static void handle_wake(struct shm_transport *self)
 	(void)eventfd_read(self->wake_fd, &ignored);
 	for (uint32_t i = 0; i < self->env.max_peers; i++) {
 		if (self->peers[i] != NULL)
-			kvfi_shm_link_turn(self->peers[i]);
+			kvfi_shm_admit_turn(self->peers[i]);
 	}
+	kvfi_shm_fence_sweep(self, false);
 }
 
 static void handle(struct shm_transport *self, const struct epoll_event *event)
@@ -313,6 +332,8 @@ static void handle(struct shm_transport *self, const struct epoll_event *event)
 	case SHM_EVENT_TIMER:
 		(void)!read(self->timer_fd, &ticks, sizeof(ticks));
 		expire_strangers(self);
+		kvfi_shm_fence_sweep(self, false);
+		kvfi_shm_arm_timer(self);
 		if (self->listener_rests)
 			rest_listener(self, false);
 		break;
@@ -322,6 +343,10 @@ static void handle(struct shm_transport *self, const struct epoll_event *event)
 	case SHM_EVENT_PEER:
 		if (self->peers[index] != NULL)
 			kvfi_shm_link_event(self->peers[index], (event->events & ~(uint32_t)EPOLLOUT) != 0);
+		break;
+	case SHM_EVENT_PROCESS:
+		if (self->peers[index] != NULL && kvfi_shm_has_exited(self->peers[index]))
+			kvfi_shm_link_ended(self->peers[index]);
 		break;
 	}
 }
@@ -369,13 +394,6 @@ static bool shm_send_frame(
 	return kvfi_shm_frame(link, frame, (uint32_t)len_bytes);
 }
 
-static enum kvf_status shm_fence(struct kvfi_transport *transport, uint32_t peer)
-{
-	(void)transport;
-	(void)peer;
-	return kvfi_fail(KVF_EUNSUPPORTED, "shm: a writer cannot be fenced here");
-}
-
 const struct kvfi_transport_ops kvfi_transport_shm = {
 	.name = "shm",
 	.receiver_applied = false,
@@ -396,7 +414,7 @@ const struct kvfi_transport_ops kvfi_transport_shm = {
 	.revoke = kvfi_shm_revoke,
 	.proof = kvfi_shm_proof,
 	.release = kvfi_shm_release,
-	.fence = shm_fence,
+	.fence = kvfi_shm_fence,
 	.post_moved = kvfi_shm_post_moved,
 	.grant_moved = kvfi_shm_grant_moved,
 	.send_frame = shm_send_frame,

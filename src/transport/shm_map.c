@@ -1,7 +1,8 @@
 /* shm_map.c - a peer's regions in this process: checked, mapped, populated, unmapped.
  *
  * Guarantees: only memory sealed against shrinking is mapped, so no store can fault because its owner cut it; a forked child does not
- * inherit it; an entry of the windows below n changes only while no post of the link is open. Pages are touched by a copy
+ * inherit it, nor may it store if it was forked between the two calls that see to that; an entry of the windows below n changes only
+ * while no post of the link is open, and under sink_lock. Each region can be fenced from the moment it is mapped, where the kernel can. Pages are touched by a copy
  * worker before the link comes up, a bounded piece per turn of it, so that neither the owner nor the first transfers pay for page faults.
  */
 #include "transport/shm.h"
@@ -47,7 +48,7 @@ enum kvf_status kvfi_shm_map(int fd, uint64_t len_bytes, void **memory_out)
 	void *memory = MAP_FAILED;
 
 	if (status == KVF_OK) {
-		memory = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		memory = mmap(NULL, len_bytes, PROT_NONE, MAP_SHARED, fd, 0);
 		if (memory == MAP_FAILED)
 			status = kvfi_fail_errno(KVF_ENOMEM, errno, "shm: mapping %llu bytes of a peer",
 				(unsigned long long)len_bytes);
@@ -55,8 +56,9 @@ enum kvf_status kvfi_shm_map(int fd, uint64_t len_bytes, void **memory_out)
 	(void)close(fd);
 	if (status != KVF_OK)
 		return status;
-	if (madvise(memory, len_bytes, MADV_DONTFORK) != 0) {
-		status = kvfi_fail_errno(KVF_EIO, errno, "shm: MADV_DONTFORK");
+	if (madvise(memory, len_bytes, MADV_DONTFORK) != 0 ||
+		mprotect(memory, len_bytes, PROT_READ | PROT_WRITE) != 0) {
+		status = kvfi_fail_errno(KVF_EIO, errno, "shm: MADV_DONTFORK, mprotect");
 		(void)munmap(memory, len_bytes);
 		return status;
 	}
@@ -111,10 +113,24 @@ static enum kvf_status check_region(const struct shm_region *region, uint32_t at
 	return KVF_OK;
 }
 
+static void publish(struct shm_link *link, uint32_t at, const struct shm_region *region, uint64_t start)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = start + kvfi_align_up(region->len_bytes, page);
+	bool covered = kvfi_shm_fence_cover(link->fence_fd, start, end);
+
+	(void)pthread_mutex_lock(&link->transport->sink_lock);
+	link->windows.table[at] = (struct kvfi_window){region->index, start, start + region->len_bytes};
+	link->generations[at] = region->generation;
+	link->placed[at] = covered ? SHM_TO_PLACE : SHM_UNFENCED;
+	link->withdrawn[at] = false;
+	if (at == atomic_load(&link->windows.n))
+		atomic_store(&link->windows.n, at + 1);
+	(void)pthread_mutex_unlock(&link->transport->sink_lock);
+}
+
 enum kvf_status kvfi_shm_map_region(struct shm_link *link, const struct shm_region *region, int fd)
 {
-	uint32_t n = atomic_load(&link->windows.n), at = free_window(link),
-		 old = find_window(link, region->index);
+	uint32_t at = free_window(link), old = find_window(link, region->index);
 	enum kvf_status status = check_region(region, at);
 	void *memory = NULL;
 
@@ -129,14 +145,29 @@ enum kvf_status kvfi_shm_map_region(struct shm_link *link, const struct shm_regi
 		return status;
 	if (old != SHM_MAX_REGIONS)
 		link->withdrawn[old] = true; /* its GONE had no room before the index was used again */
-	link->windows.table[at] = (struct kvfi_window){
-		region->index, (uint64_t)(uintptr_t)memory, (uint64_t)(uintptr_t)memory + region->len_bytes};
-	link->generations[at] = region->generation;
-	link->withdrawn[at] = false;
-	if (at == n)
-		atomic_store(&link->windows.n, n + 1);
+	publish(link, at, region, (uint64_t)(uintptr_t)memory);
 	kvfi_shm_sweep(link);
 	return KVF_OK;
+}
+
+bool kvfi_shm_place(struct shm_link *link)
+{
+	uint32_t n = atomic_load(&link->windows.n);
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct kvfi_window *window = &link->windows.table[i];
+		struct shm_mapped mapped = {.index = window->region,
+			.generation = link->generations[i],
+			.address = window->start,
+			.len_bytes = window->end - window->start};
+
+		if (link->placed[i] != SHM_TO_PLACE || link->withdrawn[i] || empty(window))
+			continue;
+		if (!kvfi_shm_packet(link, SHM_MAPPED, &mapped, sizeof(mapped), NULL))
+			return false;
+		link->placed[i] = SHM_PLACED;
+	}
+	return true;
 }
 
 enum kvf_status kvfi_shm_withdraw(struct shm_link *link, const struct shm_gone *gone)
@@ -157,19 +188,24 @@ void kvfi_shm_sweep(struct shm_link *link)
 
 	if (atomic_load(&link->posts) != 0 || link->state == SHM_POPULATING)
 		return;
+	(void)pthread_mutex_lock(&link->transport->sink_lock);
 	for (uint32_t i = 0; i < n; i++) {
 		if (link->withdrawn[i] && !empty(&link->windows.table[i]))
 			unmap(&link->windows.table[i]);
 		link->withdrawn[i] = false;
 	}
+	(void)pthread_mutex_unlock(&link->transport->sink_lock);
 }
 
-void kvfi_shm_unmap_all(struct shm_link *link)
+/* Addresses that a receiver may yet protect are never given back: whatever came to lie there would be fenced in their place. It takes a receiver
+ * that dies or is stopped in the middle of fencing; the price is a piece of address space. */
+void kvfi_shm_unmap_all(struct shm_link *link, bool addresses)
 {
 	uint32_t n = atomic_load(&link->windows.n);
 
 	for (uint32_t i = 0; i < n; i++) {
-		if (!empty(&link->windows.table[i]))
+		if (!empty(&link->windows.table[i]) &&
+			(addresses || !kvfi_shm_reserve(&link->windows.table[i])))
 			unmap(&link->windows.table[i]);
 	}
 	if (link->words != NULL)

@@ -201,7 +201,7 @@ void kvfi_shm_unlisten(struct shm_transport *self)
 	if (self->path[0] != 0)
 		(void)unlink(self->path);
 	if (self->listen_fd >= 0)
-		(void)close(self->listen_fd);
+		kvfi_shm_hang_up(self, self->listen_fd);
 	self->listen_fd = -1;
 	self->path[0] = 0;
 }

@@ -1,4 +1,4 @@
-/* shm_post.c - posts, the shares that copy workers run, and grants.
+/* shm_post.c - posts, and the shares of them that copy workers run.
  *
  * A post is cut into pieces of about 2 MiB; its shares, at most one per copy worker, take pieces off a common counter. A share stores a few
  * chunks, then goes to the back of the workers' queue, so that a large post delays a small one by a bounded time only. Between
@@ -179,7 +179,9 @@ static void finish(struct shm_post *post)
 
 	for (const struct shm_share *share = &post->first; share != NULL; share = share->next)
 		add_share(&done, &share->store);
-	if (done.bytes == post->target.bound->bytes)
+	if (atomic_load(&link->sunk))
+		done.status = KVF_PEER_LOST; /* who knows which of its bytes have landed */
+	else if (done.bytes == post->target.bound->bytes)
 		done.status = KVF_OK; /* what came to stop it came too late */
 	(void)strncpy(done.reason, kvfi_store_reason(done.status), sizeof(done.reason) - 1);
 	give_post(self, post);
@@ -339,61 +341,4 @@ uint64_t kvfi_shm_post_moved(struct kvfi_transport *transport, uint64_t post_id)
 	moved = post != NULL ? atomic_load(&post->moved) : 0;
 	(void)pthread_mutex_unlock(&self->posts_lock);
 	return moved;
-}
-
-enum kvf_status kvfi_shm_grant(struct kvfi_transport *transport, const struct kvfi_rx_grant *rx,
-	uint32_t *lease_slot_out, uint32_t *lease_generation_out)
-{
-	struct shm_transport *self = kvfi_shm_self(transport);
-	struct shm_link *link;
-	enum kvf_status status;
-
-	KVFI_ASSERT(rx->id < self->env.max_grants && rx->peer < self->env.max_peers);
-	if (self->grants[rx->id].link != NULL)
-		return kvfi_fail(KVF_EBUSY, "shm: grant %u is not released", rx->id);
-	link = self->peers[rx->peer];
-	if (link == NULL || link->sender || link->state != SHM_UP)
-		return kvfi_fail(KVF_PEER_LOST, "shm: the peer is not connected");
-	status = kvfi_lease_table_take(&link->leases, lease_slot_out, lease_generation_out);
-	if (status != KVF_OK)
-		return status;
-	self->grants[rx->id] = (struct shm_grant){kvfi_shm_link_get(link), *lease_slot_out};
-	return KVF_OK;
-}
-
-static struct kvfi_lease *lease_of(struct kvfi_transport *transport, uint32_t grant_id)
-{
-	struct shm_transport *self = kvfi_shm_self(transport);
-
-	KVFI_ASSERT(grant_id < self->env.max_grants && self->grants[grant_id].link != NULL);
-	return &self->grants[grant_id].link->leases.words[self->grants[grant_id].slot];
-}
-
-void kvfi_shm_revoke(struct kvfi_transport *transport, uint32_t grant_id)
-{
-	kvfi_lease_revoke(lease_of(transport, grant_id));
-}
-
-enum kvf_proof kvfi_shm_proof(struct kvfi_transport *transport, uint32_t grant_id)
-{
-	return kvfi_lease_quiet(lease_of(transport, grant_id)) ? KVF_PROOF_LEASE : KVF_PROOF_NONE;
-}
-
-uint64_t kvfi_shm_grant_moved(struct kvfi_transport *transport, uint32_t grant_id)
-{
-	return kvfi_lease_chunks(lease_of(transport, grant_id));
-}
-
-void kvfi_shm_release(struct kvfi_transport *transport, uint32_t grant_id)
-{
-	struct shm_transport *self = kvfi_shm_self(transport);
-	struct shm_grant *grant;
-
-	KVFI_ASSERT(grant_id < self->env.max_grants);
-	grant = &self->grants[grant_id];
-	if (grant->link == NULL)
-		return;
-	kvfi_lease_table_put(&grant->link->leases, grant->slot);
-	kvfi_shm_link_put(grant->link);
-	grant->link = NULL;
 }

@@ -12,15 +12,15 @@
 #include <unistd.h>
 #include "base/status.h"
 
-#define MAX_FDS 4 /* one is expected; a few more are received to be closed, the kernel closes the rest */
+#define MAX_FDS (SHM_MAX_FDS + 1u) /* one too many is received to be closed, the kernel closes the rest */
 
 union control {
 	struct cmsghdr align;
 	unsigned char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
 };
 
-enum shm_io kvfi_shm_send(
-	int socket_fd, enum shm_packet_type type, const void *body, size_t len_bytes, int fd)
+enum shm_io kvfi_shm_send(int socket_fd, enum shm_packet_type type, const void *body, size_t len_bytes,
+	const struct shm_fds *fds)
 {
 	struct shm_header header = {.magic = SHM_MAGIC,
 		.version = SHM_VERSION,
@@ -31,16 +31,16 @@ enum shm_io kvfi_shm_send(
 	union control control;
 	ssize_t sent;
 
-	if (fd >= 0) {
+	if (fds != NULL && fds->n > 0) {
 		struct cmsghdr *rights = &control.align;
 
 		memset(&control, 0, sizeof(control));
 		message.msg_control = control.bytes;
-		message.msg_controllen = CMSG_SPACE(sizeof(int));
+		message.msg_controllen = CMSG_SPACE(fds->n * sizeof(int));
 		rights->cmsg_level = SOL_SOCKET;
 		rights->cmsg_type = SCM_RIGHTS;
-		rights->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
+		rights->cmsg_len = CMSG_LEN(fds->n * sizeof(int));
+		memcpy(CMSG_DATA(rights), fds->fd, fds->n * sizeof(int));
 	}
 	do {
 		sent = sendmsg(socket_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -51,9 +51,9 @@ enum shm_io kvfi_shm_send(
 }
 
 /* All descriptors of a message into fds; returns their number. */
-static int take_fds(struct msghdr *message, int *fds)
+static uint32_t take_fds(struct msghdr *message, int *fds)
 {
-	int n = 0;
+	uint32_t n = 0;
 
 	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
 		size_t len = part->cmsg_len - CMSG_LEN(0);
@@ -81,6 +81,8 @@ static bool length_fits(uint16_t type, uint32_t len_bytes)
 		return len_bytes == sizeof(struct shm_refuse);
 	case SHM_GONE:
 		return len_bytes == sizeof(struct shm_gone);
+	case SHM_MAPPED:
+		return len_bytes == sizeof(struct shm_mapped);
 	case SHM_FRAME:
 		return len_bytes <= KVFI_HOT_FRAME_MAX;
 	default:
@@ -88,10 +90,28 @@ static bool length_fits(uint16_t type, uint32_t len_bytes)
 	}
 }
 
-static enum kvf_status check(const struct shm_packet *packet, size_t received, int n_fds, int flags)
+/* How many descriptors belong to a packet whose length was found right; SHM_MAX_FDS + 1: it promises what there is not. */
+static uint32_t fds_of(const struct shm_packet *packet)
+{
+	uint32_t flags = packet->body.hello.flags;
+
+	switch (packet->header.type) {
+	case SHM_REGION:
+		return 1;
+	case SHM_HELLO:
+		return (flags & ~SHM_HAS_PROCESS) == 0 ? 1 + flags : SHM_MAX_FDS + 1;
+	case SHM_WELCOME:
+		return (flags & ~(SHM_HAS_PROCESS | SHM_HAS_FENCE)) == 0 ? (flags & 1) + (flags >> 1)
+		                                                         : SHM_MAX_FDS + 1;
+	default:
+		return 0;
+	}
+}
+
+static enum kvf_status check(const struct shm_packet *packet, size_t received, uint32_t n_fds, int flags)
 {
 	const struct shm_header *header = &packet->header;
-	int want_fds = header->type == SHM_HELLO || header->type == SHM_REGION;
+	uint32_t want_fds;
 
 	if (received < sizeof(*header) || header->magic != SHM_MAGIC)
 		return kvfi_fail(KVF_PROTOCOL, "shm: %zu bytes that are no packet of ours", received);
@@ -102,25 +122,48 @@ static enum kvf_status check(const struct shm_packet *packet, size_t received, i
 		!length_fits(header->type, header->len_bytes))
 		return kvfi_fail(KVF_PROTOCOL, "shm: packet type %u with a body of %u bytes in %zu",
 			header->type, header->len_bytes, received);
+	want_fds = fds_of(packet);
+	if (want_fds > SHM_MAX_FDS)
+		return kvfi_fail(KVF_PROTOCOL, "shm: packet type %u with unknown flags %#x", header->type,
+			packet->body.hello.flags);
 	if (n_fds != want_fds)
-		return kvfi_fail(KVF_PROTOCOL, "shm: packet type %u with %d descriptors, not %d",
+		return kvfi_fail(KVF_PROTOCOL, "shm: packet type %u with %u descriptors, not %u",
 			header->type, n_fds, want_fds);
 	return KVF_OK;
 }
 
-enum shm_io kvfi_shm_recv(
-	int socket_fd, struct shm_packet *packet_out, int *fd_out, enum kvf_status *status_out)
+int kvfi_shm_take_fd(struct shm_packet *packet)
+{
+	for (uint32_t i = 0; i < packet->fds.n; i++) {
+		int fd = packet->fds.fd[i];
+
+		packet->fds.fd[i] = -1;
+		if (fd >= 0)
+			return fd;
+	}
+	return -1;
+}
+
+void kvfi_shm_close_fds(struct shm_packet *packet)
+{
+	for (int fd = kvfi_shm_take_fd(packet); fd >= 0; fd = kvfi_shm_take_fd(packet))
+		(void)close(fd);
+}
+
+enum shm_io kvfi_shm_recv(int socket_fd, struct shm_packet *packet_out, enum kvf_status *status_out)
 {
 	union control control;
-	struct iovec part = {packet_out, sizeof(*packet_out)};
+	struct iovec part = {packet_out, offsetof(struct shm_packet, fds)};
 	struct msghdr message = {.msg_iov = &part,
 		.msg_iovlen = 1,
 		.msg_control = control.bytes,
 		.msg_controllen = sizeof(control.bytes)};
-	int fds[MAX_FDS], n_fds;
+	int fds[MAX_FDS];
+	uint32_t n_fds;
 	ssize_t received;
 
 	memset(&packet_out->header, 0, sizeof(packet_out->header));
+	packet_out->fds.n = 0;
 	do {
 		received = recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		/* ECONNRESET is told once, before what the peer said last (REFUSE, perhaps) can be read. */
@@ -136,6 +179,7 @@ enum shm_io kvfi_shm_recv(
 			(void)close(fds[--n_fds]);
 		return SHM_IO_BAD;
 	}
-	*fd_out = n_fds == 1 ? fds[0] : -1;
+	packet_out->fds.n = n_fds;
+	memcpy(packet_out->fds.fd, fds, n_fds * sizeof(int));
 	return SHM_IO_OK;
 }

@@ -160,7 +160,9 @@ struct kvfi_transport_ops {
 	enum kvf_proof (*proof)(struct kvfi_transport *transport, uint32_t grant_id);
 	void (*release)(struct kvfi_transport *transport, uint32_t grant_id);
 	/* Receiver: take from this peer the power to store into this process, though it does not answer. Other writers go on. KVF_OK: begun, proof() will
-	 * name KVF_PROOF_FENCED for its revoked grants; KVF_EUNSUPPORTED: not here, nothing was changed. Receiver-applied transports need none: KVF_OK. */
+	 * name KVF_PROOF_FENCED for its revoked grants; KVF_EUNSUPPORTED: not here, nothing was changed. Receiver-applied transports need none: KVF_OK.
+	 * Of the peer's connections, the current one and those before disconnect(), it takes those with a revoked grant that has no proof. A connection
+	 * that was fenced is over: KVFI_DONE_BROKEN, if it is the current one. */
 	enum kvf_status (*fence)(struct kvfi_transport *transport, uint32_t peer);
 	/* Numbers that change while bytes of an open post, or under a grant, move; for deadlines alone. */
 	uint64_t (*post_moved)(struct kvfi_transport *transport, uint64_t post_id);

@@ -17,7 +17,7 @@
 
 static uint64_t step_load(const _Atomic uint64_t *word);
 static bool step_exchange(_Atomic uint64_t *word, uint64_t *expected, uint64_t desired);
-static void step_or(_Atomic uint64_t *word, uint64_t bits);
+static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits);
 
 #undef atomic_load
 #undef atomic_compare_exchange_strong
@@ -113,12 +113,15 @@ static bool step_exchange(_Atomic uint64_t *word, uint64_t *expected, uint64_t d
 	return false;
 }
 
-static void step_or(_Atomic uint64_t *word, uint64_t bits)
+static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits)
 {
-	uint64_t ignored;
+	uint64_t seen;
 
-	if (live(&ignored))
-		*word = record(*word) | bits;
+	if (!live(&seen))
+		return seen;
+	seen = record(*word);
+	*word = seen | bits;
+	return seen;
 }
 
 /* The bytes of a chunk hit memory. */

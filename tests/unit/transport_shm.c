@@ -153,7 +153,9 @@ static int memory_of(uint64_t len_bytes, int seals)
 /* Sends and closes what was passed. */
 static void tell(int fd, enum shm_packet_type type, const void *body, size_t len_bytes, int passed)
 {
-	assert_int_equal(kvfi_shm_send(fd, type, body, len_bytes, passed), SHM_IO_OK);
+	struct shm_fds fds = {.n = passed >= 0, .fd = {passed}};
+
+	assert_int_equal(kvfi_shm_send(fd, type, body, len_bytes, &fds), SHM_IO_OK);
 	if (passed >= 0)
 		(void)close(passed);
 }
@@ -162,7 +164,7 @@ static void say_hello(int fd)
 {
 	struct shm_hello hello = {.from = THEIRS, .to = OURS, .link = LINK, .lease_words = LEASE_WORDS};
 
-	tell(fd, SHM_HELLO, &hello, sizeof(hello), memory_of(LEASE_WORDS * 8, GOOD_SEALS));
+	tell(fd, SHM_HELLO, &hello, sizeof(hello), memory_of((LEASE_WORDS + 1) * 8, GOOD_SEALS));
 }
 
 static void show_region(int fd, uint32_t index, uint64_t claimed_bytes)
@@ -192,8 +194,7 @@ static enum shm_packet_type answer(int fd, enum kvf_status *status_out)
 	for (;;) {
 		struct shm_packet packet;
 		enum kvf_status ignored = KVF_OK;
-		int passed = -1;
-		enum shm_io io = kvfi_shm_recv(fd, &packet, &passed, &ignored);
+		enum shm_io io = kvfi_shm_recv(fd, &packet, &ignored);
 
 		assert_true(kvfi_clock_ns() < deadline_ns);
 		if (io == SHM_IO_CLOSED)
@@ -205,6 +206,7 @@ static enum shm_packet_type answer(int fd, enum kvf_status *status_out)
 			continue;
 		}
 		assert_int_equal(io, SHM_IO_OK);
+		kvfi_shm_close_fds(&packet);
 		last = (enum shm_packet_type)packet.header.type;
 		*status_out = (enum kvf_status)packet.body.refuse.status;
 	}
