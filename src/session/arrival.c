@@ -349,8 +349,6 @@ static enum kvf_status judge_aux(
 	if ((result->aux_bytes > 0 && !link->owes_aux) ||
 		result->aux_bytes > core->self.layout->aux_bytes[session->aux_slot])
 		return KVF_AUX_REFUSED;
-	if (result->sum != kvfi_msg_aux_sum(result->aux, result->aux_bytes))
-		return KVF_SUM_MISMATCH;
 	return KVF_OK;
 }
 
@@ -409,11 +407,22 @@ static void first_byte(struct kvfi_core *core, struct session *session, uint64_t
 	rx_deadline(core, session);
 }
 
-/* What one damaged field makes of a RESULT: aux data in the place of KV or the other way round, a failure that is not the last. */
+/* Aux data in the place of KV or the other way round, a failure that is not the last. */
 static bool contradicts_itself(const struct kvfi_msg_result *result)
 {
-	return (result->kind == KVFI_RESULT_AUX) != (result->slice == KVFI_AUX_SLICE) ||
+	bool aux = result->kind == KVFI_RESULT_AUX;
+
+	return aux != (result->slice == KVFI_AUX_SLICE) || (aux && (result->bytes > 0 || !result->last)) ||
 	       (result->status != KVF_OK && !result->last);
+}
+
+/* On its way: it is said again. */
+static bool is_damaged(const struct kvfi_msg *msg)
+{
+	const struct kvfi_msg_result *result = &msg->u.result;
+
+	return result->seal != kvfi_msg_seal(msg) ||
+	       (result->aux_bytes > 0 && result->sum != kvfi_msg_aux_sum(result->aux, result->aux_bytes));
 }
 
 void on_result(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
@@ -422,8 +431,8 @@ void on_result(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg
 	struct link *link = rx_find(core, peer, &msg->header);
 	struct session *session = link != NULL ? link_session(core, link) : NULL;
 
-	if (contradicts_itself(result)) {
-		core->counters.unexpected_messages++; /* it is said again */
+	if (is_damaged(msg) || contradicts_itself(result)) {
+		core->counters.unexpected_messages++;
 		return;
 	}
 	if (link == NULL) {

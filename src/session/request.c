@@ -16,7 +16,8 @@ struct link *request_find(struct kvfi_core *core, uint32_t peer, const struct kv
 {
 	struct link *link = link_first(core, header->request_id, header->attempt);
 
-	while (link != NULL && (link->peer != peer || link->peer_gone || link->epoch != header->epoch))
+	while (link != NULL && (link->peer != peer || link->peer_gone || link->epoch != header->epoch ||
+				       link->instance_id != header->instance_id))
 		link = link_next(core, link);
 	return link;
 }
@@ -38,6 +39,8 @@ static void answer(
 
 	msg->header = *header;
 	msg->header.type = type;
+	if (type == KVFI_MSG_RESULT)
+		msg->u.result.seal = kvfi_msg_seal(msg);
 	core->sink.send(core->sink.self, peer, msg);
 }
 

@@ -79,7 +79,8 @@ static void fill_aux(const struct session *session, const struct link *link, con
 		result->aux = session->aux;
 		result->aux_bytes = session->aux_bytes;
 	}
-	result->sum = kvfi_msg_aux_sum(result->aux, result->aux_bytes);
+	if (result->aux_bytes > 0)
+		result->sum = kvfi_msg_aux_sum(result->aux, result->aux_bytes);
 }
 
 static void send_result(struct kvfi_core *core, struct link *link, struct delivery *delivery)
@@ -95,6 +96,7 @@ static void send_result(struct kvfi_core *core, struct link *link, struct delive
 		fill_kv(delivery, result);
 	else
 		fill_aux(link_session(core, link), link, delivery, result);
+	result->seal = kvfi_msg_seal(&msg);
 	delivery->state = DELIVERY_SENT;
 	send_msg(core, link, &msg);
 	wake_again(core, &delivery->wake, &delivery->backoff_ns);

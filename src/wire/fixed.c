@@ -91,6 +91,7 @@ static void put_result(struct kvfi_writer *writer, const struct kvfi_msg_result 
 	}
 	put_text(writer, result->reason);
 	kvfi_put_bytes(writer, result->aux, result->aux_bytes);
+	kvfi_put_u64(writer, result->seal);
 }
 
 static enum kvf_status get_result(struct kvfi_reader *reader, struct kvfi_msg_result *result)
@@ -120,6 +121,7 @@ static enum kvf_status get_result(struct kvfi_reader *reader, struct kvfi_msg_re
 	}
 	status = get_text(reader, "RESULT: reason", result->reason, sizeof(result->reason));
 	result->aux = kvfi_get_span(reader, result->aux_bytes);
+	result->seal = kvfi_get_u64(reader);
 	return status;
 }
 

@@ -115,6 +115,26 @@ static uint64_t seal_request(uint64_t seal, const struct kvfi_msg_request *reque
 	return seal_lists(kvfi_hash_u64(seal, request->digest), request);
 }
 
+/* Aux data are in the sum. */
+static uint64_t seal_result(uint64_t seal, const struct kvfi_msg_result *result)
+{
+	seal = seal_pair(seal, (uint32_t)result->kind, result->slice);
+	seal = seal_pair(seal, result->rx_slice, result->last);
+	seal = seal_pair(seal, (uint32_t)result->status, result->n_ranges);
+	seal = kvfi_hash_u64(seal, result->bytes);
+	seal = kvfi_hash_u64(seal, result->runs);
+	seal = kvfi_hash_u64(seal, result->sum);
+	seal = kvfi_hash_u64(seal, result->dropped_tokens);
+	seal = seal_pair(seal, result->layer_start, result->layer_end);
+	seal = kvfi_hash_u64(seal, result->aux_bytes);
+	for (uint32_t i = 0; i < result->n_ranges; i++) {
+		seal = kvfi_hash_u64(seal, result->ranges[i].group);
+		seal = kvfi_hash_u64(seal, result->ranges[i].token_first);
+		seal = kvfi_hash_u64(seal, result->ranges[i].token_end);
+	}
+	return seal;
+}
+
 uint64_t kvfi_msg_seal(const struct kvfi_msg *msg)
 {
 	uint64_t seal = kvfi_hash_u64((uint64_t)msg->header.type, msg->header.instance_id);
@@ -124,6 +144,8 @@ uint64_t kvfi_msg_seal(const struct kvfi_msg *msg)
 	seal = kvfi_hash_u64(seal, msg->header.epoch);
 	if (msg->header.type == KVFI_MSG_REQUEST)
 		return seal_request(seal, &msg->u.request);
+	if (msg->header.type == KVFI_MSG_RESULT)
+		return seal_result(seal, &msg->u.result);
 	if (msg->header.type != KVFI_MSG_GO)
 		return 0;
 	seal = kvfi_hash_u64(seal, msg->u.go.dp_index);

@@ -137,6 +137,7 @@ struct kvfi_msg_result {
 	uint32_t aux_bytes;
 	const unsigned char *aux;       /* points into the message's block */
 	char reason[KVFI_REASON_BYTES]; /* of a failure; "" else */
+	uint64_t seal;
 };
 
 enum kvfi_verdict {
@@ -196,8 +197,8 @@ struct kvfi_msg {
 
 const char *kvfi_msg_name(enum kvfi_msg_type type);
 void kvfi_msg_fini(struct kvfi_msg *msg);
-/* REQUEST and GO say where a peer will write, and nobody else can tell whether they arrived as they were sent: a hash of all that they say, made by
- * their sender, compared by their receiver. 0 for other messages. */
+/* REQUEST and GO say where a peer will write, RESULT what has arrived, and nothing else shows whether they came as they were sent: a hash of all that they
+ * say but the reason, made by their sender, compared by their receiver. 0 for other messages. */
 uint64_t kvfi_msg_seal(const struct kvfi_msg *msg);
 /* Of the aux data of a RESULT. */
 uint64_t kvfi_msg_aux_sum(const void *aux, uint32_t len_bytes);

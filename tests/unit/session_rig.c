@@ -99,10 +99,12 @@ static void copy_piece(struct rig_post *post, uint64_t left)
 	}
 }
 
-static bool grant_serves(const struct rig_grant *grant, const struct rig_post *post)
+static bool grant_serves(
+	const struct rig_node *node, const struct rig_grant *grant, const struct rig_post *post)
 {
+	/* A lease word knows its generation; frames name the epoch too. */
 	return grant->used && !grant->revoked && grant->generation == post->lease_generation &&
-	       grant->epoch == post->epoch;
+	       (!node->rig->faults.receiver_applied || grant->epoch == post->epoch);
 }
 
 static void post_again(struct rig_node *node, uint32_t index)
@@ -167,7 +169,7 @@ static void run_post(struct rig *rig, struct rig_node *node, uint32_t index)
 
 	if (!post->used)
 		return;
-	served = grant_serves(&receiver->grants[post->lease_link], post);
+	served = grant_serves(node, &receiver->grants[post->lease_link], post);
 	/* Its worker has not left: a post is not over before. */
 	if (post->inside > 0 || (rig->hold_posts && !post->broken && !post->cancelled && served))
 		post_again(node, index);
@@ -221,15 +223,36 @@ static void deliver(struct rig *rig, uint32_t node, uint32_t peer_slot, const st
 	rig_step(rig, &rig->nodes[node], &input);
 }
 
+static void seal_result(struct kvfi_msg *msg)
+{
+	struct kvfi_msg_result *result = &msg->u.result;
+
+	if (result->aux_bytes > 0)
+		result->sum = kvfi_msg_aux_sum(result->aux, result->aux_bytes);
+	result->seal = kvfi_msg_seal(msg);
+}
+
 void rig_inject(struct rig *rig, uint32_t node, uint32_t peer_slot, const struct kvfi_msg *msg)
 {
 	struct kvfi_msg sealed = *msg;
 
 	if (msg->header.type == KVFI_MSG_REQUEST)
 		sealed.u.request.seal = kvfi_msg_seal(msg);
+	else if (msg->header.type == KVFI_MSG_RESULT)
+		seal_result(&sealed);
 	else if (msg->header.type == KVFI_MSG_GO)
 		sealed.u.go.seal = kvfi_msg_seal(msg);
 	deliver(rig, node, peer_slot, &sealed);
+}
+
+/* A peer that says what cannot be is a peer no more, until it connects anew. */
+static void connect_anew(struct rig *rig, uint32_t node, uint32_t other)
+{
+	rig_disconnect(rig, node, other, KVF_PROTOCOL);
+	if (rig->nodes[node].decode)
+		rig_connect(rig, other, node);
+	else
+		rig_connect(rig, node, other);
 }
 
 static void run_message(struct rig *rig, struct rig_event *event)
@@ -237,7 +260,9 @@ static void run_message(struct rig *rig, struct rig_event *event)
 	struct rig_node *node = &rig->nodes[event->node];
 	const struct rig_peer *peer = &node->peers[event->peer_slot];
 
-	if (node->life == event->life && peer->up && peer->life == event->peer_life)
+	if (node->life == event->life && peer->up && peer->life == event->peer_life && event->refused)
+		connect_anew(rig, event->node, peer->node);
+	else if (node->life == event->life && peer->up && peer->life == event->peer_life)
 		deliver(rig, event->node, event->peer_slot, &event->msg);
 	kvfi_msg_fini(&event->msg);
 }

@@ -140,6 +140,9 @@ struct rig {
 	/* NULL, or: lose this one */
 	bool (*drop)(struct rig *rig, uint32_t from, uint32_t to, const struct kvfi_msg *msg);
 	void *drop_argument;
+	/* NULL, or: changes what a peer gets; false: so that the wire refuses it, which costs the connection */
+	bool (*change)(struct rig *rig, struct kvfi_msg *copy);
+	void *change_argument;
 };
 
 struct kvfi_core_config rig_config(void);

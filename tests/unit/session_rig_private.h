@@ -28,6 +28,7 @@ struct rig_event {
 	uint32_t index, generation;
 	uint32_t sender, sender_life, post;
 	const struct kvfi_bound *bound;
+	bool refused;
 	struct kvfi_msg msg;
 };
 

@@ -29,6 +29,7 @@ static void sink_send(void *self, uint32_t peer, struct kvfi_msg *msg)
 		event->peer_slot = to->slot_there;
 		event->peer_life = rig->nodes[to->node].peers[to->slot_there].life;
 		assert_int_equal(kvfi_msg_dup(msg, &event->msg), KVF_OK);
+		event->refused = rig->change != NULL && !rig->change(rig, &event->msg);
 	}
 }
 

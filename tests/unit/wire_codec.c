@@ -395,7 +395,7 @@ static void fields_lie_where_the_documentation_says(void **state)
 	result->aux = (const unsigned char *)"aux";
 	(void)snprintf(result->reason, sizeof(result->reason), "why");
 	bytes = encode(&random->msg);
-	assert_int_equal(bytes.len, 134 + 20 + 3 + 3);
+	assert_int_equal(bytes.len, 142 + 20 + 3 + 3);
 	assert_memory_equal(bytes.at, "KVF1", 4);
 	assert_at(&bytes, 4, 2, 1);
 	assert_at(&bytes, 6, 2, 8);
@@ -425,6 +425,7 @@ static void fields_lie_where_the_documentation_says(void **state)
 	assert_at(&bytes, 144, 8, UINT64_C(1) << 32);
 	assert_at(&bytes, 152, 2, 3);
 	assert_memory_equal(bytes.at + 154, "whyaux", 6);
+	assert_at(&bytes, 160, 8, result->seal);
 	free(bytes.at);
 	random_message_free(random);
 }
@@ -435,10 +436,10 @@ static void results_stay_compact(void **state)
 
 	(void)state;
 	msg.u.result.kind = KVFI_RESULT_KV;
-	assert_int_equal(kvfi_msg_bound(&msg), 64 + 68 + 2);
+	assert_int_equal(kvfi_msg_bound(&msg), 64 + 68 + 2 + 8);
 	msg.u.result.n_ranges = 2;
 	msg.u.result.ranges[0] = msg.u.result.ranges[1] = (struct kvfi_range){.group = 1, .token_end = 16};
-	assert_int_equal(kvfi_msg_bound(&msg), 64 + 68 + 2 * 20 + 2);
+	assert_int_equal(kvfi_msg_bound(&msg), 64 + 68 + 2 * 20 + 2 + 8);
 	for (int type = KVFI_MSG_REQUEST_OK; type <= KVFI_MSG_QUIET; type++)
 		assert_true(is_fixed(type) && kvfi_msg_is_hot((enum kvfi_msg_type)type));
 	assert_false(kvfi_msg_is_hot(KVFI_MSG_HELLO) || kvfi_msg_is_hot(KVFI_MSG_REQUEST) ||

@@ -240,6 +240,7 @@ static inline void random_result(struct random_message *random, struct kvfi_msg_
 	result->bytes = random_u64(random);
 	result->runs = random_u64(random);
 	result->sum = random_u64(random);
+	result->seal = random_u64(random);
 	result->dropped_tokens = random_u64(random);
 	result->layer_start = random_below(random, KVF_MAX_LAYERS);
 	result->layer_end =
@@ -457,7 +458,7 @@ static inline void assert_requests_equal(const struct kvfi_msg_request *a, const
 static inline void assert_results_equal(const struct kvfi_msg_result *a, const struct kvfi_msg_result *b)
 {
 	assert_true(a->kind == b->kind && a->slice == b->slice && a->rx_slice == b->rx_slice &&
-		    a->last == b->last);
+		    a->last == b->last && a->seal == b->seal);
 	assert_true(a->status == b->status && a->bytes == b->bytes && a->runs == b->runs &&
 		    a->sum == b->sum && a->dropped_tokens == b->dropped_tokens);
 	assert_true(a->layer_start == b->layer_start && a->layer_end == b->layer_end);
