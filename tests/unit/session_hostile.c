@@ -339,6 +339,35 @@ static void acks_that_make_no_sense_are_dropped_or_end_that_session_alone(void *
 	scene_close(&rig);
 }
 
+/* A receiver asks again, and what it said about its first epoch comes late. */
+static void words_about_an_older_epoch_touch_nothing(void **state)
+{
+	const enum kvfi_msg_type types[] = {KVFI_MSG_CANCEL, KVFI_MSG_ACK, KVFI_MSG_GO};
+	struct rig_ask ask = scene_ask();
+	struct kvfi_id_run run;
+	struct kvfi_msg msg;
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){0});
+	for (uint64_t epoch = 5; epoch <= 9; epoch += 4) {
+		msg = scene_request(&ask, epoch, &run);
+		inject(&rig, 0, 1, &msg);
+	}
+	for (uint32_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+		msg = scene_msg(types[i], &ask, 5);
+		if (types[i] == KVFI_MSG_ACK)
+			msg.u.ack =
+				(struct kvfi_msg_ack){KVFI_RESULT_KV, 0, KVFI_VERDICT_FAILED, KVF_EINTERNAL};
+		inject(&rig, 0, 1, &msg);
+	}
+	scene_open_tx(&rig, 0, &ask);
+	assert_int_equal(scene_session(&rig, 0, 0)->state, KVF_STATE_READY);
+	assert_false(scene_session(&rig, 0, 0)->outcome);
+	rig_lose_peer(&rig, 0, 1, KVF_PEER_LOST);
+	scene_close(&rig);
+}
+
 /* Taken at its word, it would send an "ok, last" to the other receiver, whose bytes are still on their way. */
 static void a_failure_that_says_ok_is_a_failure_to_everybody(void **state)
 {
@@ -440,6 +469,7 @@ int main(void)
 		cmocka_unit_test(requests_that_do_not_fit_are_refused_by_name_and_leave_nothing),
 		cmocka_unit_test(block_lists_that_do_not_fit_fail_the_session),
 		cmocka_unit_test(acks_that_make_no_sense_are_dropped_or_end_that_session_alone),
+		cmocka_unit_test(words_about_an_older_epoch_touch_nothing),
 		cmocka_unit_test(a_failure_that_says_ok_is_a_failure_to_everybody),
 		cmocka_unit_test(a_go_that_comes_twice_or_for_others_changes_nothing),
 		cmocka_unit_test(messages_for_the_other_role_are_dropped),

@@ -78,6 +78,32 @@ static void requests_that_nobody_answers_end_with_the_connect_timeout(void **sta
 	scene_close(&rig);
 }
 
+/* Pitfall 13: the loop was away past the deadline, and what came in time waits in its inbox. */
+static void t_p13_what_waits_is_taken_before_a_deadline_is_judged(void **state)
+{
+	struct scene_loss loss = {.type = KVFI_MSG_RESULT, .all = true};
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){0});
+	ask.chunks = 2;
+	scene_open_rx(&rig, 0, &ask);
+	scene_open_tx(&rig, 0, &ask);
+	rig_tx_send_some(&rig, 0, 0, 0, 1);
+	rig_run_for(&rig, 100 * KVFI_NS_PER_MS);
+	assert_int_equal(scene_session(&rig, 1, 0)->state, KVF_STATE_TRANSFERRING);
+	scene_lose(&rig, &loss);
+	rig_tx_send_some(&rig, 0, 0, 1, 2);
+	rig_run_for(&rig, 40 * KVFI_NS_PER_MS);
+	assert_true(loss.seen > 0 && loss.last.u.result.last);
+	rig.drop = NULL;
+	rig.now_ns += 30 * SECOND;
+	rig_inject(&rig, 1, rig_peer_slot(&rig, 1, 0), &loss.last);
+	scene_expect(&rig, 1, 0, KVF_OK);
+	scene_close(&rig);
+}
+
 /* ---- sums ---- */
 
 static void sums_that_differ_fail_both_sides_by_name(void **state)
@@ -187,6 +213,38 @@ static void full_tables_refuse_by_name_and_free_themselves(void **state)
 	scene_close(&rig);
 }
 
+/* What was cancelled is remembered in a ring; what falls out of it stays cancelled. */
+static void a_cancelled_epoch_that_was_forgotten_is_not_served(void **state)
+{
+	struct rig_ask ask = scene_ask();
+	struct kvfi_core_config config = rig_config();
+	struct scene_loss loss = {.type = KVFI_MSG_RESULT};
+	struct kvfi_msg msg;
+	struct kvfi_id_run run;
+	struct rig rig;
+
+	(void)state;
+	config.max_links = 4;
+	scene_open(&rig, &(struct scene){.config = config});
+	scene_lose(&rig, &loss);
+	for (uint64_t epoch = 5; epoch < 10; epoch++) {
+		ask.request_id = SCENE_ID + epoch;
+		msg = scene_msg(KVFI_MSG_CANCEL, &ask, epoch);
+		rig_inject(&rig, 0, rig_peer_slot(&rig, 0, 1), &msg);
+	}
+	ask.request_id = SCENE_ID + 5;
+	msg = scene_request(&ask, 5, &run); /* it comes late */
+	rig_inject(&rig, 0, rig_peer_slot(&rig, 0, 1), &msg);
+	assert_int_equal(loss.seen, 1);
+	assert_int_equal(loss.last.u.result.status, KVF_STALE_EPOCH);
+	rig_check_empty(&rig, 0);
+	msg = scene_request(&ask, 10, &run); /* another one */
+	rig_inject(&rig, 0, rig_peer_slot(&rig, 0, 1), &msg);
+	assert_int_equal(loss.seen, 1);
+	rig_lose_peer(&rig, 0, 1, KVF_PEER_LOST);
+	scene_close(&rig);
+}
+
 static void a_grant_that_cannot_be_made_fails_by_name(void **state)
 {
 	struct rig_ask ask = scene_ask();
@@ -210,9 +268,11 @@ int main(void)
 		cmocka_unit_test(a_transfer_that_does_not_move_times_out_on_both_sides),
 		cmocka_unit_test(a_receiver_that_sees_no_more_slices_times_out),
 		cmocka_unit_test(requests_that_nobody_answers_end_with_the_connect_timeout),
+		cmocka_unit_test(t_p13_what_waits_is_taken_before_a_deadline_is_judged),
 		cmocka_unit_test(sums_that_differ_fail_both_sides_by_name),
 		cmocka_unit_test(sixteen_deliveries_serve_forty_links_in_turn),
 		cmocka_unit_test(full_tables_refuse_by_name_and_free_themselves),
+		cmocka_unit_test(a_cancelled_epoch_that_was_forgotten_is_not_served),
 		cmocka_unit_test(a_grant_that_cannot_be_made_fails_by_name),
 	};
 
