@@ -208,18 +208,6 @@ static void forget_stranger(struct shm_transport *self, uint32_t at)
 		kvfi_shm_arm_timer(self);
 }
 
-static void expire_strangers(struct shm_transport *self)
-{
-	uint64_t now_ns = kvfi_clock_ns();
-
-	for (uint32_t i = self->n_strangers; i-- > 0;) {
-		if (self->strangers[i].deadline_ns <= now_ns) {
-			kvfi_shm_hang_up(self, self->strangers[i].fd);
-			forget_stranger(self, i);
-		}
-	}
-}
-
 /* The longest silent one makes room: a peer says HELLO at once. */
 static void displace_stranger(struct shm_transport *self)
 {
@@ -301,6 +289,24 @@ static void hear_stranger(struct shm_transport *self, int socket_fd)
 	if (io == SHM_IO_BAD)
 		kvfi_shm_refuse(socket_fd, status, kvf_error());
 	kvfi_shm_hang_up(self, socket_fd);
+}
+
+/* One whose HELLO lies there is heard first: it was in time, we were not. */
+static void expire_strangers(struct shm_transport *self)
+{
+	uint64_t now_ns = kvfi_clock_ns();
+
+	for (uint32_t i = self->n_strangers; i-- > 0;) {
+		int fd = self->strangers[i].fd;
+
+		if (self->strangers[i].deadline_ns > now_ns)
+			continue;
+		hear_stranger(self, fd);
+		if (i < self->n_strangers && self->strangers[i].fd == fd) {
+			kvfi_shm_hang_up(self, fd);
+			forget_stranger(self, i);
+		}
+	}
 }
 
 /* ---- poll */

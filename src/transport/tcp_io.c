@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/status.h"
@@ -137,6 +138,9 @@ void kvfi_tcp_conn_break(
 	(void)strncpy(copy, reason, sizeof(copy) - 1);
 	list_remove(list_of(self, conn), conn);
 	conn->state = TCP_CONN_CLOSED;
+	/* A child that the program has forked may hold the descriptor: closing it here would then neither end the connection nor its events. */
+	(void)epoll_ctl(self->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+	(void)shutdown(conn->fd, SHUT_RDWR);
 	(void)close(conn->fd);
 	conn->next = self->closed;
 	self->closed = conn;

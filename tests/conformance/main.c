@@ -77,6 +77,7 @@ static const struct CMUnitTest tests[] = {
 	CONFORMANCE_TEST(disconnect_ends_the_posts_of_that_peer_alone),
 	CONFORMANCE_TEST(close_completes_what_is_open),
 	CONFORMANCE_TEST(a_peer_connects_again_under_a_new_link),
+	CONFORMANCE_TEST(t_p49_a_forked_child_keeps_no_connection_alive),
 };
 
 int main(int argc, char **argv)

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/hash.h"
@@ -381,4 +382,34 @@ void a_peer_connects_again_under_a_new_link(void **state)
 			(void)await(bench, &bench->sides[1], KVFI_DONE_BROKEN, ANY_ID);
 		}
 	}
+}
+
+/* The child holds every descriptor until the end of the test. */
+void t_p49_a_forked_child_keeps_no_connection_alive(void **state)
+{
+	struct bench *bench = *state;
+	struct side *prefill = &bench->sides[0], *decode = &bench->sides[1];
+	int hold[2], ignored;
+	pid_t pid;
+
+	assert_int_equal(pipe(hold), 0);
+	link_up(bench, decode, 2, 1);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		(void)close(hold[1]);
+		(void)!read(hold[0], &ignored, 1);
+		_exit(0);
+	}
+	for (uint64_t number = 2; number < 6; number++) {
+		subject->ops->disconnect(number % 2 == 0 ? prefill->transport : decode->transport, 2);
+		(void)await(bench, number % 2 == 0 ? decode : prefill, KVFI_DONE_BROKEN, ANY_ID);
+		link_up(bench, decode, 2, number);
+		settle(bench, decode, 2);
+	}
+	assert_int_equal(count(prefill, KVFI_DONE_BROKEN), 0);
+	assert_int_equal(count(decode, KVFI_DONE_BROKEN), 0);
+	(void)close(hold[0]);
+	(void)close(hold[1]);
+	assert_int_equal(waitpid(pid, &ignored, 0), pid);
 }

@@ -47,5 +47,6 @@ void the_receiver_learns_that_its_peer_has_closed(void **state);
 void disconnect_ends_the_posts_of_that_peer_alone(void **state);
 void close_completes_what_is_open(void **state);
 void a_peer_connects_again_under_a_new_link(void **state);
+void t_p49_a_forked_child_keeps_no_connection_alive(void **state);
 
 #endif

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -571,6 +572,30 @@ static void strangers_are_bounded_and_do_not_keep_others_out_for_ever(void **sta
 	honest_peer_gets_in();
 }
 
+static void a_hello_that_waited_while_we_slept_is_heard(void **state)
+{
+	struct itimerspec now = {.it_value.tv_nsec = 1};
+	struct shm_transport *self = kvfi_shm_self(transport);
+	enum kvf_status ignored = KVF_OK;
+	int fd = dial(), silent = dial();
+
+	(void)state;
+	expect();
+	turn();
+	assert_int_equal(self->n_strangers, 2);
+	self->strangers[0].deadline_ns = self->strangers[1].deadline_ns = 0;
+	say_hello(fd);
+	tell(fd, SHM_READY, NULL, 0, -1);
+	assert_int_equal(timerfd_settime(self->timer_fd, 0, &now, NULL), 0);
+	assert_int_equal(answer(fd, &ignored), SHM_WELCOME);
+	while (self->n_strangers != 0)
+		turn();
+	assert_int_equal(answer(silent, &ignored), SHM_FRAME); /* hung up on */
+	(void)close(fd);
+	(void)close(silent);
+	turn();
+}
+
 static void a_withdrawn_region_is_unmapped_and_its_index_may_come_again(void **state)
 {
 	struct shm_gone gone = {.index = 2, .generation = 1};
@@ -610,6 +635,7 @@ int main(void)
 		SHM_TEST(another_version_is_refused_as_such),
 		SHM_TEST(whatever_is_out_of_place_ends_that_connection_alone),
 		SHM_TEST(strangers_are_bounded_and_do_not_keep_others_out_for_ever),
+		SHM_TEST(a_hello_that_waited_while_we_slept_is_heard),
 		SHM_TEST(a_withdrawn_region_is_unmapped_and_its_index_may_come_again),
 	};
 
