@@ -175,6 +175,7 @@ static void draw_paths(struct sim_world *world)
 			enum sim_personality other = (enum sim_personality)sim_below(&world->draw, 3);
 
 			path->personality = mixed ? other : usual;
+			path->hot = sim_chance(&world->draw, 300);
 			path->latency_ns = 2000 + sim_skewed(&world->draw, 0, 60000);
 		}
 	}
@@ -243,12 +244,23 @@ static void draw_request(struct sim_world *world, uint32_t index)
 
 static void draw_requests(struct sim_world *world)
 {
-	uint64_t asked_ns = world->options.load_ns, drawn_ns = draw_ms(world, 200, 4000);
+	uint32_t cancels = (uint32_t)sim_skewed(&world->draw, 0, 800); /* of 1000 requests */
+	bool cancelling = sim_chance(&world->draw, 500);
+	uint64_t asked_ns = world->options.load_ns, drawn_ns = draw_ms(world, 20, 200)
+	                                                       << sim_below(&world->draw, 5);
 
 	world->load_end_ns = SIM_START_NS + (asked_ns > 0 ? asked_ns : drawn_ns);
-	world->n_requests = 1 + (uint32_t)sim_skewed(&world->draw, 0, 23);
+	world->n_requests = 1 + (uint32_t)sim_skewed(&world->draw, 0, 39);
 	for (uint32_t i = 0; i < world->n_requests; i++)
 		draw_request(world, i);
+	world->frees_at_safe_cancel = sim_chance(&world->draw, 500);
+	for (uint32_t i = 0; i < world->n_requests; i++) {
+		bool cancelled = sim_chance(&world->draw, cancels);
+		uint32_t n = 1 + (uint32_t)sim_skewed(&world->draw, 0, 2);
+
+		world->requests[i].cancels =
+			cancelling && cancelled && sim_has(world, KVF_SIM_CANCEL) ? n : 0;
+	}
 }
 
 /* ---- single faults ---- */
@@ -258,13 +270,13 @@ static const struct strike_kind {
 	uint32_t chance; /* of 1000 seeds */
 	uint32_t most;
 } strike_kinds[] = {
-	[SIM_STRIKE_PARTITION] = {KVF_SIM_PARTITION, 250, 4},
+	[SIM_STRIKE_PARTITION] = {KVF_SIM_PARTITION, 300, 6},
 	[SIM_STRIKE_SLOW] = {KVF_SIM_SLOW, 250, 4},
-	[SIM_STRIKE_STOP] = {KVF_SIM_STOP, 350, 4},
-	[SIM_STRIKE_CRASH] = {KVF_SIM_CRASH, 300, 3},
-	[SIM_STRIKE_RESTART] = {KVF_SIM_RESTART, 200, 2},
-	[SIM_STRIKE_ALLOC] = {KVF_SIM_ALLOC, 200, 6},
-	[SIM_STRIKE_CLOCK] = {KVF_SIM_CLOCK, 200, 2},
+	[SIM_STRIKE_STOP] = {KVF_SIM_STOP, 450, 8},
+	[SIM_STRIKE_CRASH] = {KVF_SIM_CRASH, 350, 4},
+	[SIM_STRIKE_RESTART] = {KVF_SIM_RESTART, 200, 3},
+	[SIM_STRIKE_ALLOC] = {KVF_SIM_ALLOC, 200, 10},
+	[SIM_STRIKE_CLOCK] = {KVF_SIM_CLOCK, 200, 3},
 };
 #define N_STRIKE_KINDS (sizeof(strike_kinds) / sizeof(strike_kinds[0]))
 
@@ -281,6 +293,7 @@ static void draw_strike(struct sim_world *world, enum sim_strike_kind kind)
 		.at_ns = SIM_START_NS + sim_below(&world->draw, world->load_end_ns - SIM_START_NS),
 		.for_ns = KVFI_NS_PER_US << (4 + sim_below(&world->draw, 18)),
 		.for_good = sim_chance(&world->draw, 250),
+		.inside = sim_chance(&world->draw, 500),
 		.amount = sim_skewed(&world->draw, 1, 200)};
 
 	if (sim_has(world, strike_kinds[kind].fault) && world->n_strikes < SIM_MAX_STRIKES)

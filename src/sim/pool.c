@@ -245,6 +245,7 @@ bool sim_pool_may_store(struct sim_node *node, uint64_t dst, uint64_t len_bytes,
 	}
 	KVFI_ASSERT(dst % SIM_CELL_BYTES == 0 && len_bytes % SIM_CELL_BYTES == 0);
 	cells = cells_at(&node->pool, dst);
+	node->sessions[request].bytes_seen = true;
 	for (uint64_t i = 0; i < len_bytes / SIM_CELL_BYTES; i++) {
 		const char *why = why_not(node, cells[i].owner, request, epoch);
 
@@ -273,6 +274,7 @@ bool sim_pool_may_read(struct sim_node *node, uint64_t src, uint64_t len_bytes, 
 		return false;
 	}
 	cells = cells_at(&node->pool, src);
+	node->sessions[request].bytes_seen = true;
 	for (uint64_t i = 0; i < kvfi_div_up(len_bytes, SIM_CELL_BYTES); i++) {
 		if (cells[i].owner == request + 1)
 			continue;

@@ -356,6 +356,7 @@ static void step_leased(struct sim_world *world, struct sim_event *event)
 			break;
 	}
 	(void)sim_post_at(self, post, after_ns + 100 + sim_below(&world->store, 3000), leave_leased);
+	sim_strike_inside(self->node);
 }
 
 /* ---- card ---- */

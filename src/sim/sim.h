@@ -8,6 +8,7 @@
  *   pool.c       memory and who may write it        net.c        paths between nodes, the control channel's faults
  *   control.c    the control channel                transport.c  links, grants, connecting
  *   post.c       one-sided stores                   stream.c     stores that the receiver applies
+ *   hot.c        messages over the data path        cancel.c     users who cancel
  *   user.c       requests, sessions, events         lists.c      which blocks, which slices
  *   strike.c     single faults                      run.c        a run from seed to report
  */
@@ -114,7 +115,9 @@ enum sim_phase {
 struct sim_session {
 	enum sim_phase phase;
 	kvf_session handle;
-	bool blocks_taken, ready, outcome, released, aux_sent, cancelled;
+	bool blocks_taken, ready, outcome, released, aux_sent;
+	bool cancelled_early; /* before anything was advertised: nothing of it may be seen */
+	bool bytes_seen;      /* somebody has stored into its blocks, or read them */
 	enum kvf_status status;
 	enum kvf_session_state state;
 	uint32_t slices; /* SLICE events so far */
@@ -142,6 +145,7 @@ struct sim_node {
 	struct sim_pool pool;
 	uint64_t turn_sequence; /* of its next turn's event; 0: none */
 	uint64_t turn_ns;
+	uint32_t waiting_strike; /* index + 1 of one that waits until a worker is inside a lease; 0: none */
 	uint64_t alloc_fails_at; /* n-th allocation of the next call; 0: none */
 	struct sim_control *control;
 	struct sim_transport *transports[3];
@@ -162,6 +166,7 @@ enum sim_personality {
 struct sim_path {
 	enum sim_personality personality;
 	uint64_t latency_ns;
+	bool hot;              /* messages may ride over the data path */
 	uint64_t cut_until_ns; /* nothing passes before */
 	uint64_t slow_until_ns, slow_ns;
 };
@@ -177,6 +182,7 @@ struct sim_request {
 	enum kvf_replica replica;
 	uint64_t tx_ns, rx_ns; /* when its users begin, about */
 	bool retried;
+	uint32_t cancels; /* how often its users cancel it */
 };
 
 enum sim_strike_kind {
@@ -194,6 +200,7 @@ struct sim_strike {
 	uint64_t at_ns, for_ns;
 	uint32_t node, other;
 	bool for_good;
+	bool inside; /* stop, crash: when a worker of that process is inside a lease next */
 	uint64_t amount;
 };
 
@@ -224,6 +231,7 @@ struct sim_world {
 	struct sim_node nodes[SIM_MAX_NODES];
 	struct sim_path paths[SIM_MAX_NODES][SIM_MAX_NODES]; /* [prefill][decode] */
 	bool has_fence, has_exit;                            /* what the receivers' kernels can do */
+	bool frees_at_safe_cancel; /* users free at a safe result, not at RELEASED */
 	uint32_t n_requests;
 	struct sim_request requests[SIM_MAX_REQUESTS];
 	uint32_t n_strikes;
@@ -324,6 +332,7 @@ void sim_user_begin(struct sim_world *world);
 void sim_user_event(struct sim_node *node, const struct kvf_event *event);
 /* The node was started again; what its users still want is opened again. */
 void sim_user_lost(struct sim_node *node);
+void sim_cancels_begin(struct sim_world *world, uint32_t request);
 uint32_t sim_request_find(const struct sim_world *world, uint64_t id, uint32_t attempt);
 bool sim_takes_part(const struct sim_world *world, const struct sim_node *node, uint32_t request);
 uint32_t sim_list_length(const struct sim_node *node, uint32_t request, uint32_t group, uint32_t *first_out);
@@ -341,6 +350,8 @@ uint32_t sim_cut_list(const struct sim_node *node, uint32_t request, const struc
 /* ---- strike.c ---- */
 
 void sim_strikes_begin(struct sim_world *world);
+/* A worker of this node is inside a lease, with stores to come. */
+void sim_strike_inside(struct sim_node *node);
 /* Everything heals. */
 void sim_calm(struct sim_world *world);
 

@@ -95,11 +95,37 @@ static void end_process(struct sim_world *world, const struct sim_strike *strike
 		(void)later(world, strike, start_again);
 }
 
+static void happen(struct sim_world *world, struct sim_event *event);
+
+void sim_strike_inside(struct sim_node *node)
+{
+	struct sim_event *event;
+
+	if (node->waiting_strike == 0)
+		return;
+	event = sim_at(node->world, node->world->now_ns + sim_below(&node->world->store, 3000), happen);
+	event->a = node->waiting_strike - 1;
+	event->b = 1;
+	node->waiting_strike = 0;
+}
+
+static bool waits(struct sim_world *world, const struct sim_event *event)
+{
+	const struct sim_strike *strike = &world->strikes[event->a];
+	struct sim_node *node = &world->nodes[strike->node];
+	bool can = strike->kind == SIM_STRIKE_STOP || strike->kind == SIM_STRIKE_CRASH;
+
+	if (!can || !strike->inside || event->b != 0 || node->decode)
+		return false;
+	node->waiting_strike = (uint32_t)event->a + 1;
+	return true;
+}
+
 static void happen(struct sim_world *world, struct sim_event *event)
 {
 	const struct sim_strike *strike = &world->strikes[event->a];
 
-	if (world->calm)
+	if (world->calm || waits(world, event))
 		return;
 	switch (strike->kind) {
 	case SIM_STRIKE_PARTITION:
@@ -145,6 +171,7 @@ void sim_calm(struct sim_world *world)
 			world->paths[p][d].cut_until_ns = world->paths[p][d].slow_until_ns = 0;
 	for (uint32_t i = 0; i < world->n_nodes; i++) {
 		world->nodes[i].alloc_fails_at = 0;
+		world->nodes[i].waiting_strike = 0;
 		sim_node_continue(&world->nodes[i]);
 	}
 }

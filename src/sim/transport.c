@@ -523,11 +523,6 @@ static int transport_fd(struct kvfi_transport *transport)
 	return -1;
 }
 
-static void transport_poll(struct kvfi_transport *transport)
-{
-	(void)transport; /* everything is told by events */
-}
-
 void sim_links_fini(struct sim_world *world)
 {
 	while (world->links != NULL) {
@@ -535,6 +530,7 @@ void sim_links_fini(struct sim_world *world)
 
 		world->links = link->next;
 		sim_stream_fini(link);
+		sim_hot_fini(link);
 		if (link->has_leases)
 			kvfi_lease_table_fini(&link->leases);
 		free(link->windows.table);
@@ -549,7 +545,8 @@ void sim_links_fini(struct sim_world *world)
 	.map_layout = transport_map_layout, .post = sim_post, .cancel = sim_post_cancel,                     \
 	.grant = transport_grant, .revoke = transport_revoke, .proof = transport_proof,                      \
 	.release = transport_release, .fence = transport_fence, .post_moved = sim_post_moved,                \
-	.grant_moved = transport_grant_moved, .fd = transport_fd, .poll = transport_poll
+	.grant_moved = transport_grant_moved, .send_frame = sim_hot_send, .fd = transport_fd,                \
+	.poll = sim_hot_poll
 
 const struct kvfi_transport_ops sim_applied_ops = {
 	.name = "applied", .receiver_applied = true, .open = open_applied, SIM_TRANSPORT_FUNCTIONS};

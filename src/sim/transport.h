@@ -19,7 +19,7 @@ struct sim_frame;
 
 /* A stream: one post at a time writes, the receiver reads. */
 struct sim_stream {
-	uint64_t writer; /* serial of the post whose slice is open; 0: none */
+	uint64_t writer;                /* serial of the post whose slice is open; 0: none */
 	struct sim_frame *head, **tail; /* on their way, or waiting to be read */
 	uint64_t last_ns;               /* when the last of them arrives */
 	bool reading;                   /* an event for the next one is set */
@@ -31,6 +31,15 @@ struct sim_stream {
 	struct kvfi_walk walk;
 	uint64_t received;
 	struct kvfi_done done;
+};
+
+struct sim_hot_frame;
+
+/* Messages to one end. */
+struct sim_hot {
+	struct sim_hot_frame *head, **tail;
+	uint32_t n;
+	uint64_t last_ns, ready_ns; /* of the last that was sent; those up to it have arrived */
 };
 
 /* One connection of two transports; the world keeps it until the end, because stores may outlive everything else. */
@@ -47,6 +56,7 @@ struct sim_link {
 	bool has_leases;
 	struct kvfi_windows windows;
 	struct sim_stream stream;
+	struct sim_hot hot[2]; /* by the end they go to */
 };
 
 struct sim_peer {
@@ -122,5 +132,10 @@ void sim_stream_init(struct sim_stream *stream);
 void sim_stream_end(struct sim_link *link, enum kvf_status status, const char *reason);
 void sim_stream_revoked(struct sim_link *link, uint32_t grant);
 void sim_stream_fini(struct sim_link *link);
+
+/* hot.c */
+bool sim_hot_send(struct kvfi_transport *transport, uint32_t peer, const void *bytes, size_t len_bytes);
+void sim_hot_poll(struct kvfi_transport *transport);
+void sim_hot_fini(struct sim_link *link);
 
 #endif

@@ -216,6 +216,7 @@ static void begin_request(struct sim_world *world, uint32_t request)
 		event->payload = node;
 		event->a = request;
 	}
+	sim_cancels_begin(world, request);
 }
 
 void sim_user_begin(struct sim_world *world)
@@ -271,6 +272,8 @@ static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf
 		error[0] != '\0' ? ": " : "", error);
 	if ((event->status == KVF_OK) != (error[0] == '\0'))
 		wrong(node, request, "a status without a sentence, or the reverse");
+	if (session->cancelled_early && event->status != KVF_CANCELLED)
+		wrong(node, request, "an OUTCOME other than CANCELLED, after before-advertise");
 	if (event->status == KVF_OK)
 		world->completed++;
 	else if (event->status == KVF_CANCELLED)
@@ -279,12 +282,14 @@ static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf
 		world->timed_out++;
 	else
 		world->failed_sessions++;
+	if (event->status != KVF_OK)
+		try_again(world, request);
+	if (!session->blocks_taken)
+		return; /* given back at a safe cancel */
 	if (node->decode && event->status == KVF_OK)
 		sim_pool_check_complete(node, request);
 	else if (node->decode)
 		sim_pool_check_good(node, request);
-	if (event->status != KVF_OK)
-		try_again(world, request);
 }
 
 static void close_session(struct sim_world *world, struct sim_event *event)
