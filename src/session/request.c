@@ -1,7 +1,7 @@
 /* request.c - what decode ranks ask of a prefill rank: REQUEST, GO, CANCEL.
  *
- * A REQUEST either finds its tx, or is parked for the time its receiver is willing to wait, or is refused. A refusal needs no memory: it is
- * one failed RESULT (slice 0, last), sent again whenever the REQUEST is repeated, and the receiver stops asking when it has it. An invitation
+ * A REQUEST either finds its tx, or is parked for the time its receiver is willing to wait, or is refused. A refusal is one
+ * failed RESULT (slice 0, last), sent again whenever the REQUEST is repeated, and the receiver stops asking when it has it. An invitation
  * (DP index unknown) is a REQUEST without authority: the tx claims it, and GO turns it into one with authority.
  */
 #include "session/state.h"
@@ -52,6 +52,19 @@ static void request_ok(
 	answer(core, peer, header, &msg);
 }
 
+/* The receiver takes the refusal for the word that nothing will be written, and releases. So the same REQUEST, when it comes again, late, must be
+ * refused again, also if there is room or a tx by then. */
+static void remember_refusal(
+	struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header, enum kvf_status status)
+{
+	struct remembered record = {
+		.key_a = core->peers[peer].life, .key_b = header->epoch, .peer = peer, .status = status};
+
+	if (header->epoch > core->peers[peer].floor &&
+		memory_find(&core->ended_ask, record.key_a, record.key_b) == NULL)
+		memory_put(core, &core->ended_ask, &record);
+}
+
 static void refuse(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header,
 	enum kvf_status status, const char *format, ...) __attribute__((format(printf, 5, 6)));
 
@@ -66,6 +79,7 @@ static void refuse(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_
 	(void)vsnprintf(msg.u.result.reason, sizeof(msg.u.result.reason), format, args);
 	va_end(args);
 	core->counters.unknown_requests++;
+	remember_refusal(core, peer, header, status);
 	answer(core, peer, header, &msg);
 }
 

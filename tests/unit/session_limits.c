@@ -245,6 +245,43 @@ static void a_cancelled_epoch_that_was_forgotten_is_not_served(void **state)
 	scene_close(&rig);
 }
 
+/* Its receiver has released its blocks by the refusal: serving a late copy of the REQUEST would write into them. */
+static void t_p04_a_request_that_was_refused_is_not_served_when_it_comes_again(void **state)
+{
+	struct rig_ask first = scene_ask(), second = scene_ask();
+	struct kvfi_core_config config = rig_config();
+	struct scene_loss loss = {.type = KVFI_MSG_RESULT, .all = true};
+	struct kvfi_id_run run;
+	struct kvfi_msg msg;
+	struct rig rig;
+	uint32_t peer;
+
+	(void)state;
+	config.max_links = 1;
+	scene_open(&rig, &(struct scene){.config = config});
+	peer = rig_peer_slot(&rig, 0, 1);
+	scene_lose(&rig, &loss);
+	msg = scene_request(&first, 50, &run);
+	rig_inject(&rig, 0, peer, &msg); /* parked: it has the only link */
+	second.request_id++;
+	msg = scene_request(&second, 51, &run);
+	rig_inject(&rig, 0, peer, &msg);
+	assert_int_equal(loss.seen, 1);
+	assert_int_equal(loss.last.u.result.status, KVF_BUSY);
+	msg = scene_msg(KVFI_MSG_CANCEL, &first, 50);
+	msg.u.cancel.status = KVF_CANCELLED;
+	rig_inject(&rig, 0, peer, &msg);
+	rig_tx_open(&rig, 0, 0, &second); /* now there is room, and a tx */
+	rig_tx_send(&rig, 0, 0);
+	msg = scene_request(&second, 51, &run);
+	rig_inject(&rig, 0, peer, &msg);
+	assert_int_equal(loss.seen, 2);
+	assert_int_equal(loss.last.u.result.status,
+		KVF_STALE_EPOCH); /* the memory of one link holds one end, and then a floor */
+	assert_int_equal(scene_session(&rig, 0, 0)->ready, 0);
+	scene_close(&rig);
+}
+
 static void a_grant_that_cannot_be_made_fails_by_name(void **state)
 {
 	struct rig_ask ask = scene_ask();
@@ -273,6 +310,7 @@ int main(void)
 		cmocka_unit_test(sixteen_deliveries_serve_forty_links_in_turn),
 		cmocka_unit_test(full_tables_refuse_by_name_and_free_themselves),
 		cmocka_unit_test(a_cancelled_epoch_that_was_forgotten_is_not_served),
+		cmocka_unit_test(t_p04_a_request_that_was_refused_is_not_served_when_it_comes_again),
 		cmocka_unit_test(a_grant_that_cannot_be_made_fails_by_name),
 	};
 
