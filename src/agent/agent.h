@@ -279,6 +279,8 @@ struct kvf_agent {
 	uint32_t *way_peers;   /* per way: the slot that its last message was from */
 	uint32_t
 		next_peer; /* slots are taken in turn, so that a late word about an old one finds it at rest */
+	uint8_t *
+		granted_by; /* per link of the core: which transport its last grant is of; the peer may have another one by now */
 	struct watch *watches;
 	uint32_t n_watches;
 	struct sum_job *sums;

@@ -156,9 +156,10 @@ static enum kvf_status open_tables(kvf_agent *agent)
 	agent->way_peers = calloc(max_ways(agent), sizeof(uint32_t));
 	agent->known = calloc(agent->options.max_peers, sizeof(struct known_instance));
 	agent->watches = calloc(agent->options.max_links, sizeof(struct watch));
+	agent->granted_by = calloc(agent->options.max_links, sizeof(*agent->granted_by));
 	agent->frame = malloc(sizeof(struct kvfi_received) + KVFI_HOT_FRAME_MAX);
 	if (agent->peers == NULL || agent->known == NULL || agent->way_peers == NULL ||
-		agent->watches == NULL || agent->frame == NULL)
+		agent->watches == NULL || agent->granted_by == NULL || agent->frame == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for the tables of the agent");
 	return kvfi_sums_init(agent);
 }
@@ -215,6 +216,7 @@ void kvfi_owner_close(kvf_agent *agent)
 	free(agent->frame);
 	free(agent->way_peers);
 	free(agent->watches);
+	free(agent->granted_by);
 	free(agent->peers);
 	free(agent->known);
 	if (agent->timer_fd >= 0)

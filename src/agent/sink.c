@@ -51,6 +51,12 @@ static const struct agent_transport *transport_of(const kvf_agent *agent, uint32
 	return &agent->transports[agent->peers[peer].transport];
 }
 
+/* Where a grant is kept: also after its peer was lost and has come back another way. */
+static const struct agent_transport *grantor_of(const kvf_agent *agent, uint32_t link)
+{
+	return &agent->transports[agent->granted_by[link]];
+}
+
 static enum kvf_status sink_post(void *self, const struct kvfi_core_post *post)
 {
 	const struct agent_transport *transport = transport_of(self, post->peer);
@@ -89,13 +95,14 @@ static enum kvf_status sink_grant(void *self, const struct kvfi_core_grant *gran
 		.dst = grant->dst,
 		.sum = grant->sum};
 
+	((kvf_agent *)self)->granted_by[grant->link] = (uint8_t)transport->index;
 	return transport->ops->grant(transport->self, &rx, lease_slot_out, lease_generation_out);
 }
 
 static void sink_revoke(void *self, uint32_t link, uint32_t peer)
 {
 	kvf_agent *agent = self;
-	const struct agent_transport *transport = transport_of(agent, peer);
+	const struct agent_transport *transport = grantor_of(agent, link);
 
 	transport->ops->revoke(transport->self, link);
 	KVFI_ASSERT(agent->n_watches < agent->options.max_links);
@@ -114,8 +121,9 @@ static void unwatch(kvf_agent *agent, uint32_t link)
 
 static void sink_release(void *self, uint32_t link, uint32_t peer)
 {
-	const struct agent_transport *transport = transport_of(self, peer);
+	const struct agent_transport *transport = grantor_of(self, link);
 
+	(void)peer;
 	unwatch(self, link);
 	transport->ops->release(transport->self, link);
 }
@@ -131,8 +139,8 @@ void kvfi_watches_look(kvf_agent *agent)
 			continue;
 		watch = agent->watches[i];
 		input.u.proof.link = watch.link;
-		input.u.proof.proof = transport_of(agent, watch.peer)
-		                              ->ops->proof(transport_of(agent, watch.peer)->self, watch.link);
+		input.u.proof.proof = grantor_of(agent, watch.link)
+		                              ->ops->proof(grantor_of(agent, watch.link)->self, watch.link);
 		if (input.u.proof.proof == KVF_PROOF_NONE)
 			continue;
 		agent->watches[i] = agent->watches[--agent->n_watches];
@@ -150,24 +158,28 @@ static uint64_t sink_post_moved(void *self, uint32_t delivery, uint32_t peer)
 
 static uint64_t sink_grant_moved(void *self, uint32_t link, uint32_t peer)
 {
-	const struct agent_transport *transport = transport_of(self, peer);
+	const struct agent_transport *transport = grantor_of(self, link);
 
+	(void)peer;
 	return transport->ops->grant_moved != NULL ? transport->ops->grant_moved(transport->self, link) : 0;
 }
 
 /* ---- the ladder's steps ---- */
 
-/* Its proof, if it can give one, comes through the watches. */
+/* Its proof, if it can give one, comes through the watches. Of every transport, because the grants that want it may be of an earlier connection; those
+ * that have none take nothing. */
 static void sink_fence(void *self, uint32_t peer)
 {
-	const struct agent_transport *transport = transport_of(self, peer);
-	enum kvf_status ignored;
+	const kvf_agent *agent = self;
 
-	if (transport->ops->fence == NULL)
-		return;
-	ignored =
-		transport->ops->fence(transport->self, peer); /* not here: the next step comes in its time */
-	(void)ignored;
+	for (uint32_t i = 0; i < agent->n_transports; i++) {
+		const struct agent_transport *transport = &agent->transports[i];
+		enum kvf_status ignored = KVF_EUNSUPPORTED;
+
+		if (transport->ops->fence != NULL)
+			ignored = transport->ops->fence(transport->self, peer);
+		(void)ignored; /* not here: the ladder's next step comes in its time */
+	}
 }
 
 /* Done when the core has come to the end of its step. */
