@@ -77,6 +77,11 @@ struct front_session {
 	struct kvfi_in_rx_open rx;
 };
 
+struct front_hold {
+	uint64_t instance_id, request_id, expires_ns;
+	uint32_t attempt;
+};
+
 struct event_item {
 	struct kvf_event event;
 	uint32_t slot; /* of the session, or the peer */
@@ -114,6 +119,7 @@ struct item_input {
 		struct kvfi_in_aux aux;
 		struct kvfi_tx_slice *slice;
 		const struct kvfi_in_rx_open *rx_open;
+		struct kvfi_in_hold hold;
 	} u;
 };
 
@@ -260,6 +266,8 @@ struct kvf_agent {
 	uint32_t live_mask, free_session;
 	uint64_t ids_used;
 	uint32_t slices_used, links_used;
+	struct front_hold *holds; /* max_sessions */
+	uint32_t n_holds;
 	struct front_group front_groups[KVFI_MAX_AGENT_GROUPS];
 
 	/* owner */
@@ -383,6 +391,13 @@ void kvfi_health_refresh(kvf_agent *agent);
 /* connect.c: calls the endpoints of a ticket, then steps the input, NULL for none; nothing when none could be called. */
 KVF_MUST_CHECK enum kvf_status kvfi_ticket_connect(
 	kvf_agent *agent, const void *ticket, size_t ticket_bytes, const struct item_input *then);
+
+/* hold_calls.c: the request of this ticket is received now. */
+void kvfi_hold_end(kvf_agent *agent, const struct kvf_ticket_info *info);
+
+/* rx_calls.c: what a ticket says, if it has not expired; life_ns: how long it has left, tolerance included. */
+KVF_MUST_CHECK enum kvf_status kvfi_ticket_read_live(
+	const void *ticket, size_t ticket_bytes, struct kvf_ticket_info *info_out, uint64_t *life_ns_out);
 
 /* sum.c */
 KVF_MUST_CHECK enum kvf_status kvfi_sums_init(kvf_agent *agent);

@@ -49,7 +49,9 @@ static enum kvf_status open_front(kvf_agent *agent)
 	agent->sessions = calloc(agent->options.max_sessions, sizeof(struct front_session));
 	agent->states = calloc(agent->options.max_sessions, sizeof(*agent->states));
 	agent->live_heads = malloc(size * sizeof(uint32_t));
-	if (agent->sessions == NULL || agent->states == NULL || agent->live_heads == NULL)
+	agent->holds = calloc(agent->options.max_sessions, sizeof(*agent->holds));
+	if (agent->sessions == NULL || agent->states == NULL || agent->live_heads == NULL ||
+		agent->holds == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for %u sessions", agent->options.max_sessions);
 	for (uint32_t i = 0; i < size; i++)
 		agent->live_heads[i] = KVFI_NONE;
@@ -147,6 +149,7 @@ static void free_agent(kvf_agent *agent, bool keep_memory)
 	kvf_layout_free(agent->layout);
 	kvf_instance_free(agent->instance);
 	kvfi_cancels_fini(&agent->cancels);
+	free(agent->holds);
 	free(agent->live_heads);
 	free(agent->states);
 	free(agent->sessions);

@@ -61,6 +61,28 @@ static enum kvf_status check_limits(const struct kvf_options *options)
 	return KVF_OK;
 }
 
+/* Deadlines that could never be judged as they are meant; 0 is off, and then there is no order. */
+static enum kvf_status check_order(const struct kvf_options *options)
+{
+	const struct kvf_options *o = options;
+
+	if (o->stall_timeout_ns > 0 && o->transfer_timeout_ns > 0 &&
+		o->stall_timeout_ns > o->transfer_timeout_ns)
+		return kvfi_fail(KVF_EINVAL,
+			"options: stall_timeout_ns: %llu is more than transfer_timeout_ns, which is %llu",
+			(unsigned long long)o->stall_timeout_ns, (unsigned long long)o->transfer_timeout_ns);
+	if (o->silence_timeout_ns > 0 && o->ping_ns == 0)
+		return kvfi_fail(KVF_EINVAL,
+			"options: ping_ns: 0 asks no peer, and silence_timeout_ns is %llu: every idle one "
+		        "would be lost",
+			(unsigned long long)o->silence_timeout_ns);
+	if (o->silence_timeout_ns > 0 && o->ping_ns >= o->silence_timeout_ns)
+		return kvfi_fail(KVF_EINVAL,
+			"options: ping_ns: %llu is not less than silence_timeout_ns, which is %llu",
+			(unsigned long long)o->ping_ns, (unsigned long long)o->silence_timeout_ns);
+	return KVF_OK;
+}
+
 static bool known_transport(const char *name, size_t len)
 {
 	return (len == 4 && memcmp(name, "loop", 4) == 0) || (len == 3 && memcmp(name, "shm", 3) == 0) ||
@@ -151,6 +173,8 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	enum kvf_status status = check_limits(options);
 	char *at;
 
+	if (status == KVF_OK)
+		status = check_order(options);
 	if (status == KVF_OK)
 		status = check_transports(transports);
 	if (status == KVF_OK)

@@ -13,10 +13,31 @@
 
 #define EXPIRY_TOLERANCE_NS (UINT64_C(60) * KVFI_NS_PER_S)
 
+enum kvf_status kvfi_ticket_read_live(
+	const void *ticket, size_t ticket_bytes, struct kvf_ticket_info *info_out, uint64_t *life_ns_out)
+{
+	enum kvf_status status = kvf_ticket_read(ticket, ticket_bytes, info_out);
+	uint64_t now_ns = kvfi_unix_ns(), end_ns;
+
+	if (status != KVF_OK)
+		return status;
+	if (info_out->expires_unix_ns == 0) {
+		*life_ns_out = KVFI_DEFAULT_EXPIRY_NS;
+		return KVF_OK;
+	}
+	if (kvfi_add_overflows(info_out->expires_unix_ns, EXPIRY_TOLERANCE_NS, &end_ns))
+		end_ns = UINT64_MAX;
+	if (end_ns <= now_ns)
+		return kvfi_fail(KVF_ETICKET, "ticket: it expired %llu s ago",
+			(unsigned long long)((now_ns - info_out->expires_unix_ns) / KVFI_NS_PER_S));
+	*life_ns_out = end_ns - now_ns;
+	return KVF_OK;
+}
+
 /* The ticket, or the fields beside it. */
 static enum kvf_status read_identity(const struct kvf_rx_params *params, struct kvf_ticket_info *info_out)
 {
-	enum kvf_status status;
+	uint64_t life_ns;
 
 	if (params->ticket == NULL) {
 		*info_out = (struct kvf_ticket_info){.instance_id = params->instance_id,
@@ -26,14 +47,7 @@ static enum kvf_status read_identity(const struct kvf_rx_params *params, struct 
 			.prompt_len = params->prompt_len};
 		return KVF_OK;
 	}
-	status = kvf_ticket_read(params->ticket, params->ticket_bytes, info_out);
-	if (status != KVF_OK)
-		return status;
-	if (info_out->expires_unix_ns != 0 &&
-		info_out->expires_unix_ns + EXPIRY_TOLERANCE_NS < kvfi_unix_ns())
-		return kvfi_fail(KVF_ETICKET, "ticket: it expired %llu s ago",
-			(unsigned long long)((kvfi_unix_ns() - info_out->expires_unix_ns) / KVFI_NS_PER_S));
-	return KVF_OK;
+	return kvfi_ticket_read_live(params->ticket, params->ticket_bytes, info_out, &life_ns);
 }
 
 static enum kvf_status check_rx(kvf_agent *agent, const struct kvf_rx_params *params,
@@ -131,6 +145,7 @@ enum kvf_status kvf_rx_open(kvf_agent *agent, const struct kvf_rx_params *params
 		kvfi_front_give(agent, front);
 		return status;
 	}
+	kvfi_hold_end(agent, &info);
 	*session_out = kvfi_front_handle(agent, input.session);
 	return KVF_OK;
 }

@@ -215,6 +215,9 @@ static void run_input(kvf_agent *agent, const struct item_input *from)
 	case KVFI_IN_RX_OPEN:
 		input.u.rx_open = *from->u.rx_open;
 		break;
+	case KVFI_IN_HOLD:
+		input.u.hold = from->u.hold;
+		break;
 	default:
 		break;
 	}

@@ -216,13 +216,13 @@ static void accept_kv(struct kvfi_core *core, struct link *link)
 	link->next_result++;
 	arrival_free(core, link);
 	flight_named(core, link);
+	deadline_accepted(core, session, link);
 	ack_link(core, link, KVFI_RESULT_KV, slice, KVF_OK);
 	if (last) {
 		link->arrived = true;
 		session->arrived++;
 		rx_prove(core, link, KVF_PROOF_COMPLETED);
 	}
-	rx_deadline(core, session);
 	try_complete(core, session);
 }
 
@@ -374,6 +374,7 @@ static void on_aux(struct kvfi_core *core, struct link *link, const struct kvfi_
 		return;
 	}
 	session->aux_in++;
+	deadline_waits(core, session);
 	try_complete(core, session);
 }
 
@@ -404,7 +405,6 @@ static void first_byte(struct kvfi_core *core, struct session *session, uint64_t
 	}
 	session->stats.first_byte_ns = at_ns != 0 ? at_ns : core->now_ns;
 	session_state(core, session, KVF_STATE_TRANSFERRING);
-	rx_deadline(core, session);
 }
 
 /* Aux data in the place of KV or the other way round, a failure that is not the last. */
@@ -486,6 +486,7 @@ void rx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 		.bytes = done->bytes,
 		.sum = done->sum,
 		.ranges_hash = done->ranges_hash};
+	deadline_bytes(core, session, link, done->first_ns);
 	if (done->status != KVF_OK && done->status != KVF_CANCELLED) {
 		session_fail(core, session, done->status, "slice %u from prefill rank %u: %s", done->slice,
 			link->rank,

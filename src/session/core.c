@@ -37,15 +37,16 @@ static enum kvf_status tables_new(struct kvfi_core *core)
 	core->deliveries = calloc(config->max_deliveries, sizeof(struct delivery));
 	core->arrivals = calloc(core->n_arrivals, sizeof(struct arrival));
 	core->peers = calloc(config->max_peers, sizeof(struct peer));
+	core->holds = calloc(config->max_sessions, sizeof(struct hold));
 	core->tx_heads = calloc((size_t)core->hash_mask + 1, sizeof(uint32_t));
 	core->link_heads = calloc((size_t)core->hash_mask + 1, sizeof(uint32_t));
 	core->runs = calloc(config->max_block_ids, sizeof(struct kvfi_id_run));
 	core->arena.ids = calloc(config->max_block_ids, sizeof(int32_t));
 	core->arena.free = calloc(core->arena.max_free, sizeof(struct id_extent));
 	if (core->sessions == NULL || core->links == NULL || core->deliveries == NULL ||
-		core->arrivals == NULL || core->peers == NULL || core->tx_heads == NULL ||
-		core->link_heads == NULL || core->runs == NULL || core->arena.ids == NULL ||
-		core->arena.free == NULL)
+		core->arrivals == NULL || core->peers == NULL || core->holds == NULL ||
+		core->tx_heads == NULL || core->link_heads == NULL || core->runs == NULL ||
+		core->arena.ids == NULL || core->arena.free == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for the session tables");
 	return KVF_OK;
 }
@@ -58,6 +59,7 @@ static void tables_init(struct kvfi_core *core)
 	kvfi_list_init(&core->ready);
 	kvfi_list_init(&core->quarantine);
 	core->flight_wake.kind = WAKE_FLIGHT;
+	core->hold_wake.kind = WAKE_HOLD;
 	kvfi_list_init(&core->free_links);
 	kvfi_list_init(&core->free_deliveries);
 	for (uint32_t i = 0; i < config->max_links; i++)
@@ -88,7 +90,7 @@ enum kvf_status kvfi_core_open(
 	status = tables_new(core);
 	if (status == KVF_OK)
 		status = kvfi_timers_init(
-			&core->timers, config->max_sessions + config->max_links + config->max_deliveries + 1);
+			&core->timers, config->max_sessions + config->max_links + config->max_deliveries + 2);
 	if (status == KVF_OK)
 		status = memory_init(&core->ended_tx, config->max_sessions);
 	if (status == KVF_OK)
@@ -120,6 +122,7 @@ void kvfi_core_close(struct kvfi_core *core)
 	free(core->runs);
 	free(core->link_heads);
 	free(core->tx_heads);
+	free(core->holds);
 	free(core->peers);
 	free(core->arrivals);
 	free(core->deliveries);
@@ -170,6 +173,7 @@ void link_free(struct kvfi_core *core, struct link *link)
 	KVFI_ASSERT(link->kind != LINK_FREE && link->posted == 0 && !link->granted);
 	wake_never(core, &link->wake);
 	link_detach_session(core, link);
+	request_unpark(core, link);
 	if (link->peer != KVFI_NONE)
 		link_unhash(core, link);
 	kvfi_list_remove(&link->in_peer);
@@ -420,7 +424,7 @@ void ids_give(struct kvfi_core *core, uint32_t start, uint32_t n)
 static bool is_for_us(const struct kvfi_core *core, enum kvfi_msg_type type)
 {
 	bool to_prefill = type == KVFI_MSG_REQUEST || type == KVFI_MSG_GO || type == KVFI_MSG_ACK ||
-	                  type == KVFI_MSG_CANCEL;
+	                  type == KVFI_MSG_CANCEL || type == KVFI_MSG_HOLD;
 
 	return core->self.instance != NULL && to_prefill == (core->self.instance->role == KVF_PREFILL);
 }
@@ -456,6 +460,11 @@ static void on_message(struct kvfi_core *core, uint32_t peer, const struct kvfi_
 	case KVFI_MSG_QUIET:
 		on_quiet(core, peer, msg);
 		return;
+	case KVFI_MSG_HOLD:
+		on_hold(core, peer, msg);
+		return;
+	case KVFI_MSG_HOLD_OK:
+		return; /* heard; the next one is due all the same */
 	default:
 		core->counters.unexpected_messages++;
 	}
@@ -527,6 +536,7 @@ static void dispatch(struct kvfi_core *core, const struct kvfi_input *input)
 		session_cancel(core, input->session, &input->u.cancel);
 		return;
 	case KVFI_IN_HOLD:
+		hold_set(core, &input->u.hold);
 		return;
 	}
 }
@@ -536,6 +546,9 @@ static void wake_up(struct kvfi_core *core, struct wake *wake)
 	switch (wake->kind) {
 	case WAKE_FLIGHT:
 		flight_wake(core);
+		return;
+	case WAKE_HOLD:
+		hold_wake(core);
 		return;
 	case WAKE_SESSION:
 		session_wake(core, kvfi_container_of(wake, struct session, wake));

@@ -192,22 +192,6 @@ void session_close(struct kvfi_core *core, uint32_t slot)
 	session->kind = SESSION_FREE;
 }
 
-void session_wake(struct kvfi_core *core, struct session *session)
-{
-	if (session->quarantined)
-		ladder_wake(core, session);
-	else if (session->kind == SESSION_RX && !session->resolved)
-		session_fail(core, session, KVF_UNREACHABLE, "prefill instance %llu is not connected",
-			(unsigned long long)session->instance_id);
-	else if (session->kind == SESSION_RX && session->answered < session->expected)
-		session_fail(core, session, KVF_UNREACHABLE,
-			"%u of %u prefill ranks did not answer the request in time",
-			session->expected - session->answered, session->expected);
-	else
-		session_fail(core, session, KVF_TIMED_OUT, "the transfer timeout of %llu ms passed",
-			(unsigned long long)(core->config.transfer_timeout_ns / KVFI_NS_PER_MS));
-}
-
 /* ---- rx: proofs ---- */
 
 void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof)

@@ -260,9 +260,24 @@ static struct link *new_request(struct kvfi_core *core, uint32_t peer, const str
 	return link;
 }
 
+/* Three quarters of all links: whoever asks for what nobody sends, and never gives up, leaves room for the others. */
+static bool may_park(const struct kvfi_core *core, uint32_t peer)
+{
+	return core->peers[peer].parked < core->config.max_links - core->config.max_links / 4;
+}
+
+void request_unpark(struct kvfi_core *core, struct link *link)
+{
+	if (link->parked)
+		core->peers[link->peer].parked--;
+	link->parked = false;
+}
+
 static void park(struct kvfi_core *core, struct link *link, uint64_t time_left_ns)
 {
 	core->counters.parked++;
+	core->peers[link->peer].parked++;
+	link->parked = true;
 	if (time_left_ns > 0 && time_left_ns < KVFI_NEVER - core->now_ns)
 		wake_at(core, &link->wake, core->now_ns + time_left_ns);
 }
@@ -296,14 +311,14 @@ void on_request(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *ms
 	if (refused_by_time(core, peer, header) || refused_by_content(core, peer, msg) ||
 		refused_by_end(core, peer, header))
 		return;
-	link = new_request(core, peer, msg);
+	session = tx_find(core, header->request_id, header->attempt);
+	link = session != NULL || may_park(core, peer) ? new_request(core, peer, msg) : NULL;
 	if (link == NULL) {
 		core->counters.parked_full++;
 		refuse(core, peer, header, KVF_BUSY, "no room for the request");
 		return;
 	}
 	asked_again(core, peer, header);
-	session = tx_find(core, header->request_id, header->attempt);
 	request_ok(core, peer, header, session != NULL);
 	if (session != NULL)
 		tx_adopt(core, session, link);

@@ -21,6 +21,7 @@ struct delivery *delivery_new(struct kvfi_core *core, struct link *link, enum kv
 	KVFI_ASSERT(delivery->state == DELIVERY_FREE && delivery->wake.timer.place == 0);
 	delivery->wake.kind = WAKE_DELIVERY;
 	delivery->backoff_ns = 0;
+	delivery->began_ns = delivery->seen = 0;
 	delivery->state = DELIVERY_READY;
 	delivery->kind = kind;
 	delivery->link = link_index(core, link);
@@ -216,21 +217,6 @@ static void link_finish(struct kvfi_core *core, struct link *link)
 	session_complete(core, session);
 }
 
-static void rearm_transfer(struct kvfi_core *core, struct session *session)
-{
-	if (core->config.transfer_timeout_ns == 0)
-		return;
-	kvfi_list_for_each (at, &session->links) {
-		const struct link *link = kvfi_container_of(at, struct link, in_session);
-
-		if (!kvfi_list_empty(&link->deliveries)) {
-			wake_at(core, &session->wake, core->now_ns + core->config.transfer_timeout_ns);
-			return;
-		}
-	}
-	wake_never(core, &session->wake);
-}
-
 static void slice_acked(struct kvfi_core *core, struct link *link, struct delivery *delivery)
 {
 	struct session *session = link_session(core, link);
@@ -243,7 +229,7 @@ static void slice_acked(struct kvfi_core *core, struct link *link, struct delive
 	flight_moved(core);
 	if (session == NULL || session->outcome_told)
 		return;
-	rearm_transfer(core, session);
+	deadline_waits(core, session);
 	flight_look(core, session);
 	if (++slice->acks == session->expected)
 		session_tell(core, session, KVF_EVENT_SLICE, KVF_OK, slice->number);

@@ -82,6 +82,7 @@ static void send_request(struct kvfi_core *core, struct link *link)
 	request->lease_generation = link->lease_generation;
 	request->digest = core->peers[link->peer].info.digests[session->replica];
 	request->verify = core->config.verify;
+	request->time_left_ns = deadline_queue_left_ns(core, session);
 	fill_lists(core, session, request);
 	request->seal = kvfi_msg_seal(&msg);
 	link->requested = true;
@@ -114,8 +115,10 @@ static bool grant(struct kvfi_core *core, struct link *link)
 		return false;
 	}
 	link->granted = true;
-	link->moved = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
+	link->seen = link->moved =
+		core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
 	flight_granted(core, true);
+	deadline_begins(core, session);
 	link->receiver_applied = info->receiver_applied;
 	return true;
 }
@@ -263,8 +266,8 @@ void rx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_rx_open
 	memcpy(session->lists, in->lists, sizeof(session->lists));
 	session->blocks_bytes = lists_bytes(core, session->lists);
 	session->epoch = core->next_epoch++;
-	if (core->config.connect_timeout_ns > 0)
-		wake_at(core, &session->wake, core->now_ns + core->config.connect_timeout_ns);
+	hold_end(core, in->instance_id, in->request_id, in->attempt); /* from here on REQUEST says it */
+	deadline_open(core, session);
 	rx_resolve(core, session);
 }
 
@@ -276,7 +279,6 @@ static void look_ready(struct kvfi_core *core, struct session *session)
 		return;
 	session->stats.ready_ns = core->now_ns;
 	session_state(core, session, KVF_STATE_READY);
-	rx_deadline(core, session);
 }
 
 void rx_answered(struct kvfi_core *core, struct link *link)
@@ -289,19 +291,6 @@ void rx_answered(struct kvfi_core *core, struct link *link)
 	wake_never(core, &link->wake);
 	session->answered++;
 	look_ready(core, session);
-}
-
-/* Until every REQUEST is answered the connect deadline runs; from the first byte to the last RESULT the transfer deadline. */
-void rx_deadline(struct kvfi_core *core, struct session *session)
-{
-	bool moving = session->stats.first_byte_ns != 0 && session->arrived < session->expected;
-
-	if (session->answered < session->expected)
-		return;
-	if (moving && core->config.transfer_timeout_ns > 0)
-		wake_at(core, &session->wake, core->now_ns + core->config.transfer_timeout_ns);
-	else
-		wake_never(core, &session->wake);
 }
 
 void on_request_ok(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)

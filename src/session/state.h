@@ -21,7 +21,8 @@ enum wake_kind {
 	WAKE_SESSION = 1,
 	WAKE_LINK = 2,
 	WAKE_DELIVERY = 3,
-	WAKE_FLIGHT = 4
+	WAKE_FLIGHT = 4,
+	WAKE_HOLD = 5
 };
 
 struct wake {
@@ -71,6 +72,12 @@ struct session {
 	uint64_t ladder_ns;      /* own work that is not over by then is stuck */
 	uint64_t blocks_bytes;   /* of the blocks that are lent to it */
 	uint32_t hash_next;      /* tx: by (request, attempt) */
+
+	/* deadlines, see deadline.c */
+	uint64_t waiting_ns; /* since when nothing of it moves, but for the time it was held */
+	uint64_t moved_ns;   /* when a byte of it moved last, as far as was looked */
+	uint64_t held_ns;    /* tx: a receiver wants it until then */
+	uint64_t connect_ns; /* rx: every REQUEST must be answered before */
 
 	/* tx */
 	struct kvfi_tx_slice *slices, *slices_tail;
@@ -145,6 +152,9 @@ struct link {
 	enum ladder_step ladder;
 	uint64_t ladder_ns; /* of the next step */
 
+	uint64_t seen,
+		began_ns; /* rx, deadline.c: number that moves with its bytes; begin of a slice whose RESULT is not in, 0: none */
+
 	/* tx: what the REQUEST said */
 	bool authority; /* false: an invitation */
 	bool claiming;  /* CLAIM repeats until GO or CANCEL */
@@ -170,6 +180,7 @@ struct link {
 	bool counted;            /* in session->finished */
 	enum kvf_status failing; /* not OK: only this still goes to the peer */
 	bool failure_placed;     /* a delivery carries it */
+	bool parked;             /* counted in its peer: it has no tx, or never had */
 	bool expired;            /* parked for longer than its receiver waits */
 	bool cancelled;          /* CANCEL is in; QUIET goes out when posted is 0 */
 
@@ -209,6 +220,7 @@ struct delivery {
 	bool last;
 	enum kvf_status status;
 	uint64_t bytes, runs, sum;
+	uint64_t seen, began_ns; /* deadline.c: number that moves with its bytes; 0: no byte yet */
 	struct kvfi_bound bound;
 	char reason[KVFI_REASON_BYTES];
 };
@@ -232,6 +244,7 @@ struct peer {
 	uint64_t life;       /* a number of its own each time it comes up */
 	bool dropped;        /* by the ladder, in this life */
 	uint32_t deliveries; /* of its links */
+	uint32_t parked;     /* of its links */
 	uint64_t floor;      /* epochs at or below it are stale unless a live record says else */
 };
 
@@ -250,6 +263,13 @@ struct memory {
 	struct remembered *ring;
 	uint32_t *heads;
 	uint32_t max, mask, at;
+};
+
+/* A request that is wanted here before it is asked for. */
+struct hold {
+	uint64_t instance_id, request_id;
+	uint32_t attempt, dp_index;
+	uint64_t next_ns, expires_ns;
 };
 
 struct id_extent {
@@ -281,6 +301,9 @@ struct kvfi_core {
 	struct arrival *arrivals;
 	uint32_t free_arrival, n_arrivals;
 	struct peer *peers;
+	struct hold *holds; /* max_sessions */
+	uint32_t n_holds;
+	struct wake hold_wake;
 	struct kvfi_list ready;          /* tx links with slices to post */
 	uint32_t *tx_heads, *link_heads; /* hashes */
 	struct kvfi_id_run *runs;        /* room to build one REQUEST */
@@ -362,6 +385,7 @@ enum kvf_status request_given_up(
 	struct kvfi_core *core, uint64_t request_id, uint32_t attempt, uint32_t *rank_out);
 void link_cancelled(struct kvfi_core *core, struct link *link); /* posted is 0: QUIET */
 void request_wake(struct kvfi_core *core, struct link *link);
+void request_unpark(struct kvfi_core *core, struct link *link);
 void send_claim(struct kvfi_core *core, struct link *link);
 
 /* result.c */
@@ -398,10 +422,8 @@ void session_state(struct kvfi_core *core, struct session *session, enum kvf_ses
 void session_fail(struct kvfi_core *core, struct session *session, enum kvf_status status, const char *format,
 	...) __attribute__((format(printf, 4, 5)));
 void session_complete(struct kvfi_core *core, struct session *session);
-void rx_deadline(struct kvfi_core *core, struct session *session);
 void session_try_release(struct kvfi_core *core, struct session *session);
 void session_close(struct kvfi_core *core, uint32_t slot);
-void session_wake(struct kvfi_core *core, struct session *session);
 void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof);
 void rx_link_end(struct kvfi_core *core, struct link *link); /* revoke, CANCEL */
 void rx_link_over(struct kvfi_core *core, struct link *link);
@@ -425,6 +447,31 @@ void flight_moved(struct kvfi_core *core);
 void flight_wake(struct kvfi_core *core);
 /* A RESULT was accepted: what has come until now has a name. */
 void flight_named(struct kvfi_core *core, struct link *link);
+
+/* deadline.c */
+void deadline_open(struct kvfi_core *core, struct session *session);
+/* Bytes may move from now on: a post was made, a grant given. */
+void deadline_begins(struct kvfi_core *core, struct session *session);
+/* A piece of it is through: the queue deadline starts anew. */
+void deadline_waits(struct kvfi_core *core, struct session *session);
+/* Bytes of this delivery, or under this link's grant, have moved; first_ns: when the first did, 0: not known. */
+void deadline_delivery(
+	const struct kvfi_core *core, struct session *session, struct delivery *delivery, uint64_t first_ns);
+void deadline_bytes(
+	const struct kvfi_core *core, struct session *session, struct link *link, uint64_t first_ns);
+/* rx: a RESULT was accepted: what has come until now has a name. */
+void deadline_accepted(struct kvfi_core *core, struct session *session, struct link *link);
+/* tx: a receiver says that it is wanted. */
+void deadline_hold(struct kvfi_core *core, struct session *session);
+/* For the other side; 0: for ever. */
+uint64_t deadline_queue_left_ns(const struct kvfi_core *core, const struct session *session);
+void session_wake(struct kvfi_core *core, struct session *session);
+
+/* hold.c */
+void hold_set(struct kvfi_core *core, const struct kvfi_in_hold *in);
+void hold_end(struct kvfi_core *core, uint64_t instance_id, uint64_t request_id, uint32_t attempt);
+void hold_wake(struct kvfi_core *core);
+void on_hold(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 
 /* cancel.c */
 /* May a permission or a byte of it leave?  False: it was cancelled first, and KVFI_IN_CANCEL follows. */

@@ -44,6 +44,7 @@ void tx_open(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_tx_open
 	session->expires_ns =
 		in->expires_ns < KVFI_NEVER - core->now_ns ? core->now_ns + in->expires_ns : KVFI_NEVER;
 	tx_hash(core, session);
+	deadline_open(core, session);
 	memory_forget(&core->ended_tx, in->request_id, in->attempt);
 	given_up = request_given_up(core, in->request_id, in->attempt, &rank);
 	if (given_up != KVF_OK)
@@ -90,6 +91,7 @@ void tx_adopt(struct kvfi_core *core, struct session *session, struct link *link
 	const struct kvf_pair *pair;
 
 	wake_never(core, &link->wake);
+	request_unpark(core, link);
 	link->backoff_ns = 0;
 	if (!bind_instance(core, session, link)) {
 		tx_link_fail(core, link, KVF_DUPLICATE,
@@ -172,13 +174,6 @@ void tx_want_post(struct kvfi_core *core, struct link *link)
 
 /* ---- posts ---- */
 
-static void arm_transfer(struct kvfi_core *core, struct session *session, bool again)
-{
-	if (core->config.transfer_timeout_ns == 0 || (!again && session->wake.timer.place != 0))
-		return;
-	wake_at(core, &session->wake, core->now_ns + core->config.transfer_timeout_ns);
-}
-
 static enum kvf_status post_delivery(struct kvfi_core *core, struct link *link, struct delivery *delivery)
 {
 	struct kvfi_core_post post = {.delivery = (uint32_t)(delivery - core->deliveries),
@@ -245,9 +240,11 @@ static bool start_slice(struct kvfi_core *core, struct link *link)
 	session_state(core, session, KVF_STATE_TRANSFERRING);
 	if (session->stats.first_byte_ns == 0)
 		session->stats.first_byte_ns = core->now_ns;
-	arm_transfer(core, session, false);
-	if (delivery->state == DELIVERY_READY)
+	if (delivery->state == DELIVERY_READY) {
+		deadline_delivery(core, session, delivery, core->now_ns);
 		results_push(core, link);
+	}
+	deadline_begins(core, session);
 	return true;
 }
 
@@ -303,6 +300,7 @@ void tx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 	link->posted--;
 	session->posts_open--;
 	delivery_done(session, delivery, done);
+	deadline_delivery(core, session, delivery, done->first_ns);
 	flight_moved(core);
 	if (link->peer_gone) {
 		if (link->posted == 0)

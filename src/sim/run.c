@@ -66,7 +66,7 @@ static bool node_is_done(struct sim_node *node, bool tell)
 		if (tell)
 			sim_fail(node->world,
 				"liveness: %s of request %llu.%u on %s is not %s, %.1f s after the last "
-			        "fault",
+				"fault",
 				node->decode ? "rx" : "tx", (unsigned long long)who->id, who->attempt,
 				node->name, session->outcome ? "released" : "over",
 				(double)(node->world->now_ns - node->world->load_end_ns) / 1e9);

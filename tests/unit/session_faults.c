@@ -303,7 +303,7 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 		rig_end_all(&rig, i);
 	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
 	check_all_ended(&rig, must_complete);
-		printf("fenced %u dropped %u\n", rig.fenced, rig.dropped);
+	printf("fenced %u dropped %u\n", rig.fenced, rig.dropped);
 	check_health(&rig);
 	rig_check_canaries(&rig);
 	rig_close_all_released(&rig);

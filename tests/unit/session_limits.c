@@ -1,4 +1,4 @@
-/* session_limits.c - the session core, one behaviour at a time: deadlines, sums, full tables. */
+/* session_limits.c - the session core, one behaviour at a time: the connect deadline, sums, full tables. */
 #include "session_scene.h"
 
 #include <setjmp.h>
@@ -12,44 +12,6 @@
 #define SECOND KVFI_NS_PER_S
 
 /* ---- deadlines ---- */
-
-static void a_transfer_that_does_not_move_times_out_on_both_sides(void **state)
-{
-	struct rig_ask ask = scene_ask();
-	struct rig rig;
-
-	(void)state;
-	scene_open(&rig, &(struct scene){0});
-	scene_open_rx(&rig, 0, &ask);
-	scene_open_tx(&rig, 0, &ask);
-	rig_run_for(&rig, 100 * SECOND); /* before the first byte nothing runs out */
-	rig.hold_posts = true;
-	scene_send_tx(&rig, 0);
-	rig_run_for(&rig, 19 * SECOND);
-	assert_false(scene_session(&rig, 0, 0)->outcome || scene_session(&rig, 1, 0)->outcome);
-	rig_run_for(&rig, 10 * SECOND);
-	scene_expect_all(&rig, 0, KVF_TIMED_OUT);
-	assert_non_null(strstr(scene_session(&rig, 1, 0)->error, "20000 ms"));
-	scene_close(&rig);
-}
-
-static void a_receiver_that_sees_no_more_slices_times_out(void **state)
-{
-	struct rig_ask ask = scene_ask();
-	struct rig rig;
-
-	(void)state;
-	scene_open(&rig, &(struct scene){0});
-	ask.chunks = 2;
-	scene_open_rx(&rig, 0, &ask);
-	scene_open_tx(&rig, 0, &ask);
-	rig_tx_send_some(&rig, 0, 0, 0, 1);
-	rig_run_for(&rig, 30 * SECOND);
-	scene_expect(&rig, 1, 0, KVF_TIMED_OUT);
-	scene_expect(&rig, 0, 0, KVF_CANCELLED);
-	assert_int_equal(scene_session(&rig, 1, 0)->good_end[0], 12);
-	scene_close(&rig);
-}
 
 static void requests_that_nobody_answers_end_with_the_connect_timeout(void **state)
 {
@@ -302,8 +264,6 @@ static void a_grant_that_cannot_be_made_fails_by_name(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_transfer_that_does_not_move_times_out_on_both_sides),
-		cmocka_unit_test(a_receiver_that_sees_no_more_slices_times_out),
 		cmocka_unit_test(requests_that_nobody_answers_end_with_the_connect_timeout),
 		cmocka_unit_test(t_p13_what_waits_is_taken_before_a_deadline_is_judged),
 		cmocka_unit_test(sums_that_differ_fail_both_sides_by_name),

@@ -107,9 +107,14 @@ static bool grant_serves(
 	       (!node->rig->faults.receiver_applied || grant->epoch == post->epoch);
 }
 
+static void post_after(struct rig_node *node, uint32_t index, uint64_t ns)
+{
+	rig_schedule(node->rig, RIG_POST, node->index, ns)->index = index;
+}
+
 static void post_again(struct rig_node *node, uint32_t index)
 {
-	rig_schedule(node->rig, RIG_POST, node->index, 1000 + rig_random(node->rig, 20000))->index = index;
+	post_after(node, index, 1000 + rig_random(node->rig, 20000));
 }
 
 static void post_piece(struct rig_node *node, struct rig_node *receiver, uint32_t index)
@@ -134,7 +139,10 @@ static void post_piece(struct rig_node *node, struct rig_node *receiver, uint32_
 	leave->sender = node->index;
 	leave->sender_life = post->life;
 	leave->post = index;
-	post_again(node, index);
+	if (node->rig->piece_ns > 0)
+		post_after(node, index, node->rig->piece_ns);
+	else
+		post_again(node, index);
 }
 
 /* It was stopped inside; a page that was taken from it meanwhile is its own. A grant that is not there any more had a proof without it. */
@@ -171,8 +179,11 @@ static void run_post(struct rig *rig, struct rig_node *node, uint32_t index)
 		return;
 	served = grant_serves(node, &receiver->grants[post->lease_link], post);
 	/* Its worker has not left: a post is not over before. */
-	if (post->inside > 0 || (rig->hold_posts && !post->broken && !post->cancelled && served))
+	if (post->inside > 0)
 		post_again(node, index);
+	else if (rig->hold_posts && post->moved >= rig->hold_after && !post->broken && !post->cancelled &&
+		 served)
+		post_after(node, index, KVFI_NS_PER_MS);
 	else if (post->broken)
 		post_done(node, post, KVF_PEER_LOST);
 	else if (post->cancelled || !served)

@@ -131,7 +131,9 @@ struct rig {
 	uint32_t max_posts;   /* of one node, at once; more are refused */
 	bool wrong_sums;      /* posts say another sum than that of their bytes */
 	bool hostile;         /* peers say what is not so: what memory holds is not checked */
-	bool hold_posts;      /* posts rest where they are */
+	bool hold_posts;      /* posts rest where they are, */
+	uint64_t hold_after;  /* once they have moved so many bytes */
+	uint64_t piece_ns;    /* not 0: time between two pieces */
 	uint32_t hold_inside; /* of 1000 pieces: its writer stops inside the lease, with half of it stored */
 	bool fences;          /* the transport can fence a writer; else only its exit proves anything */
 	uint32_t fenced, dropped; /* how often */
@@ -176,6 +178,8 @@ void rig_tx_send(struct rig *rig, uint32_t node, uint32_t slot);
 void rig_tx_send_some(struct rig *rig, uint32_t node, uint32_t slot, uint32_t from, uint32_t to);
 void rig_tx_aux(struct rig *rig, uint32_t node, uint32_t slot, uint32_t len_bytes);
 void rig_rx_open(struct rig *rig, uint32_t node, uint32_t slot, const struct rig_ask *ask);
+/* A ticket of that request is held, for life_ns; 0: not any more. */
+void rig_hold(struct rig *rig, uint32_t node, const struct rig_ask *ask, uint64_t life_ns);
 void rig_close_session(struct rig *rig, uint32_t node, uint32_t slot);
 void rig_close_all_released(struct rig *rig);
 /* As kvf_cancel: what was not advertised never will be. rig_call_off alone: the cancel is on its way to the core. */

@@ -476,6 +476,18 @@ void rig_rx_open(struct rig *rig, uint32_t node, uint32_t slot, const struct rig
 	rig_step(rig, &rig->nodes[node], &input);
 }
 
+void rig_hold(struct rig *rig, uint32_t node, const struct rig_ask *ask, uint64_t life_ns)
+{
+	struct kvfi_input input = {.kind = KVFI_IN_HOLD,
+		.u.hold = {.instance_id = 1,
+			.request_id = ask->request_id,
+			.attempt = ask->attempt,
+			.dp_index = ask->dp_index,
+			.expires_ns = life_ns}};
+
+	rig_step(rig, &rig->nodes[node], &input);
+}
+
 void rig_close_session(struct rig *rig, uint32_t node, uint32_t slot)
 {
 	struct kvfi_input input = {.kind = KVFI_IN_SESSION_CLOSE, .session = slot};
