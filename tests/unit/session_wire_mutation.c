@@ -284,6 +284,7 @@ static void run(const struct scenario *scenario, struct mutation *mutation, stru
 
 	memset(witness, 0, sizeof(*witness));
 	scene.config = rig_config();
+	scene.config.queue_timeout_ns = 20 * KVFI_NS_PER_S;
 	scene.config.verify = scenario->verify ? KVF_VERIFY_SUM : KVF_VERIFY_NONE;
 	scene_open(&rig, &scene);
 	rig.change = change;
