@@ -179,8 +179,9 @@ struct agent_peer {
 	uint64_t wanted_instance; /* of the ticket or the map that named the endpoint; 0: not known */
 	uint32_t wanted_rank;     /* likewise; KVFI_NONE: not known */
 	uint64_t next_ns, backoff_ns, deadline_ns;
-	struct kvfi_msg_hello hello; /* the peer's; instance and layout are ours */
-	struct kvf_layout *mapped;   /* prefill: the peer's layout with addresses of this process */
+	uint64_t heard_ns, asked_ns, pings; /* up: anything came, a PING went, how many */
+	struct kvfi_msg_hello hello;        /* the peer's; instance and layout are ours */
+	struct kvf_layout *mapped;          /* prefill: the peer's layout with addresses of this process */
 	kvf_plan *plans[2];
 	uint64_t digests[2];
 	struct kvf_pair *pairs;
@@ -351,6 +352,19 @@ void kvfi_hello_send(kvf_agent *agent, uint32_t peer);
 void kvfi_hello_message(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg);
 /* Bytes came by that way that make no sense, or of another version. */
 void kvfi_hello_garbage(kvf_agent *agent, uint32_t way, enum kvf_status status, const char *reason);
+
+/* It came under a link that is barred or not known: that is answered. */
+void kvfi_hello_bar(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg);
+
+/* liveness.c: of peers that are up */
+void kvfi_liveness_begin(kvf_agent *agent, uint32_t slot);
+void kvfi_liveness_heard(kvf_agent *agent, uint32_t slot);
+/* Something came from it; true: it was about liveness alone. */
+bool kvfi_liveness_message(kvf_agent *agent, uint32_t slot, const struct kvfi_msg *msg);
+uint64_t kvfi_liveness_next_ns(const kvf_agent *agent, const struct agent_peer *peer);
+/* Asks it, or loses it, when it is time. */
+void kvfi_liveness_look(kvf_agent *agent, uint32_t slot, uint64_t now_ns);
+void kvfi_liveness_slept(kvf_agent *agent, uint64_t due_ns, uint64_t now_ns);
 
 /* peers.c: slots, timers, up and down */
 struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out);

@@ -2,7 +2,8 @@
  *
  * Decode says HELLO with its instance map, layout and features, and repeats it until it is answered; prefill judges and answers HELLO_OK with its own,
  * or REFUSE with the field and both values. Both sides judge by the same functions. A HELLO of a new incarnation, or of a new link of the same one,
- * ends what was there of that rank.
+ * ends what was there of that rank. A message under a link that is dropped or not known is answered by REFUSE too, from either side: its sender loses
+ * the connection, and decode calls again under a new link.
  */
 #include "agent/agent.h"
 
@@ -82,10 +83,8 @@ static enum kvf_status judge(
 	return status == KVF_OK ? kvfi_path_judge_map(agent, &msg->u.hello) : status;
 }
 
-static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, enum kvf_status status,
-	const struct kvf_refusal *refusal)
+static void refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, struct kvfi_msg_refuse *body)
 {
-	const struct kvfi_control_ops *ops = kvfi_control_of(agent);
 	struct kvfi_msg msg;
 
 	memset(&msg, 0, sizeof(msg));
@@ -94,11 +93,32 @@ static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *t
 	msg.header.to = to->header.from;
 	msg.header.link = to->header.link;
 	msg.header.instance_id = agent->instance->id;
-	msg.u.refuse.status = status;
-	msg.u.refuse.refusal = *refusal;
-	refusal_sentence(refusal, kvf_error(), msg.u.refuse.reason, sizeof(msg.u.refuse.reason));
-	(void)ops->send(agent->control, way, &msg);
+	msg.u.refuse = *body;
+	(void)kvfi_control_of(agent)->send(agent->control, way, &msg);
 	agent->sent = true;
+}
+
+static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, enum kvf_status status,
+	const struct kvf_refusal *refusal)
+{
+	struct kvfi_msg_refuse body = {.status = status, .refusal = *refusal};
+
+	refusal_sentence(refusal, kvf_error(), body.reason, sizeof(body.reason));
+	refuse(agent, way, to, &body);
+}
+
+/* Whoever names our incarnation was connected once. Its link is barred, or forgotten: it shall fail what it has with us, take its hands off our memory, and
+ * come again under a new link. Without this a process that was only stopped would wait for ever. */
+void kvfi_hello_bar(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
+{
+	uint32_t slot = kvfi_peer_by_incarnation(agent, msg->header.from, msg->header.link);
+	struct kvfi_msg_refuse body = {.status = KVF_PEER_LOST};
+
+	if (!agent->declared || way == KVFI_NO_WAY || msg->header.to != agent->incarnation)
+		return;
+	(void)snprintf(body.reason, sizeof(body.reason), "%.*s", (int)sizeof(body.reason) - 1,
+		slot != KVFI_NONE ? agent->peers[slot].reason : "it is not known any more");
+	refuse(agent, way, msg, &body);
 }
 
 static void send_hello_ok(kvf_agent *agent, uint32_t slot)
@@ -273,14 +293,32 @@ static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	kvfi_path_start(agent, slot);
 }
 
+/* The other side has dropped a connection that we think is there. */
+static void on_barred(kvf_agent *agent, const struct kvfi_msg *msg)
+{
+	uint32_t slot = msg->header.to == agent->incarnation
+	                        ? kvfi_peer_by_incarnation(agent, msg->header.from, msg->header.link)
+	                        : KVFI_NONE;
+	char why[256];
+
+	if (slot == KVFI_NONE)
+		return;
+	if (agent->peers[slot].state != PEER_UP && agent->peers[slot].state != PEER_CONNECTING)
+		return;
+	(void)snprintf(why, sizeof(why), "it has dropped this connection: %s", msg->u.refuse.reason);
+	kvfi_peer_lost(agent, slot, KVF_PEER_LOST, why);
+}
+
 static void on_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
 {
 	uint32_t slot;
 	struct agent_peer *peer = find_called(agent, way, msg, &slot);
 	char reason[sizeof(peer->reason)];
 
-	if (peer == NULL)
+	if (peer == NULL) {
+		on_barred(agent, msg);
 		return;
+	}
 	if (peer->wanted_instance == 0)
 		peer->wanted_instance = msg->header.instance_id;
 	refusal_sentence(&msg->u.refuse.refusal, msg->u.refuse.reason, reason, sizeof(reason));

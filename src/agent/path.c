@@ -280,6 +280,7 @@ void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot)
 	(void)snprintf(why, sizeof(why), "chosen by %s", is_decode(agent) ? "this side" : "the decode side");
 	add_reason(peer, agent->transports[transport].ops->name, why);
 	publish(agent, slot);
+	kvfi_liveness_begin(agent, slot);
 	kvfi_peer_status(agent, slot, KVF_OK, peer->reason);
 	kvfi_owner_step(agent, &input);
 }

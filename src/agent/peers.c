@@ -338,6 +338,8 @@ static uint64_t next_due_ns(const kvf_agent *agent)
 		if (peer->state == PEER_FREE || peer->state == PEER_DOWN)
 			continue;
 		next_ns = peer->deadline_ns < next_ns ? peer->deadline_ns : next_ns;
+		if (peer->state == PEER_UP && kvfi_liveness_next_ns(agent, peer) < next_ns)
+			next_ns = kvfi_liveness_next_ns(agent, peer);
 		if (peer->state == PEER_CALLING || peer->state == PEER_REFUSED)
 			next_ns = peer->next_ns < next_ns ? peer->next_ns : next_ns;
 	}
@@ -348,6 +350,7 @@ void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
 {
 	if (now_ns < agent->peers_due_ns)
 		return;
+	kvfi_liveness_slept(agent, agent->peers_due_ns, now_ns);
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		struct agent_peer *peer = &agent->peers[i];
 
@@ -359,6 +362,8 @@ void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
 			deadline_passed(agent, i);
 		if ((peer->state == PEER_CALLING || peer->state == PEER_REFUSED) && peer->next_ns <= now_ns)
 			kvfi_hello_send(agent, i);
+		if (peer->state == PEER_UP)
+			kvfi_liveness_look(agent, i, now_ns);
 	}
 	agent->peers_due_ns = next_due_ns(agent);
 }

@@ -57,8 +57,10 @@ static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t
 		return;
 	}
 	if (msg.header.from == peer->incarnation && msg.header.to == agent->incarnation &&
-		msg.header.link == peer->link && kvfi_msg_may_ride(msg.header.type))
+		msg.header.link == peer->link && kvfi_msg_may_ride(msg.header.type)) {
+		kvfi_liveness_heard(agent, slot);
 		kvfi_owner_step(agent, &input);
+	}
 	kvfi_msg_fini(&msg);
 }
 
@@ -309,10 +311,13 @@ static void control_message(kvf_agent *agent, struct kvfi_received *received)
 	input.peer = header->to == agent->incarnation /* else meant for the one that was here before */
 	                     ? kvfi_peer_by_way(agent, received->way, header->from, header->link)
 	                     : KVFI_NONE;
-	if (input.peer == KVFI_NONE)
+	if (input.peer == KVFI_NONE || agent->peers[input.peer].state == PEER_DOWN) {
+		kvfi_hello_bar(agent, received->way, &received->msg);
 		forget_stranger(agent, received->way);
-	else if (agent->peers[input.peer].state == PEER_UP)
+	} else if (agent->peers[input.peer].state == PEER_UP &&
+		   !kvfi_liveness_message(agent, input.peer, &received->msg)) {
 		kvfi_owner_step(agent, &input);
+	}
 }
 
 static bool drain_control(kvf_agent *agent)

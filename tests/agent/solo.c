@@ -111,7 +111,7 @@ void solo_open_undeclared(struct solo *solo, const struct solo_spec *spec)
 	options.max_block_ids = 65536;
 	if (spec->tune != NULL)
 		spec->tune(&options);
-	WORKS(kvf_agent_open(&options, &solo->agent));
+	WORKS((spec->open != NULL ? spec->open : kvf_agent_open)(&options, &solo->agent));
 	WORKS(kvf_instance_new(
 		&spec->model, &spec->parallel, spec->role, spec->instance_id, &solo->instance));
 	WORKS(kvf_layout_new(&spec->model, solo->instance, spec->rank, &spec->layout, &solo->layout, &bytes));

@@ -23,6 +23,8 @@ struct solo_spec {
 	const char *listen;                        /* prefill */
 	const char *const *endpoints;              /* prefill: of all ranks; NULL: of this one alone */
 	void (*tune)(struct kvf_options *options); /* NULL, or changes what is left */
+	/* NULL: kvf_agent_open */
+	enum kvf_status (*open)(const struct kvf_options *options, kvf_agent **agent_out);
 	bool own_thread, plain_memory;
 	uint32_t n_aux;
 };
