@@ -12,7 +12,8 @@
 #include "cli/term.h"
 #include "cli/trace.h"
 
-#define FIELD(name) ARG_FIELD(struct replay_options, name)
+#define MOST_DEADLINE_NS UINT64_C(86400000000000)
+#define FIELD(name)      ARG_FIELD(struct replay_options, name)
 
 static const struct arg_option options[] = {
 	{"model", "M", "built-in name, config.json, or layers=...; see kvferry models --help", ARG_TEXT,
@@ -43,8 +44,26 @@ static const struct arg_option options[] = {
 		FIELD(seed)},
 	{"max-tokens", "N", "without TRACE: longest prompt; default: what fits the pools", ARG_NUMBER,
 		FIELD(max_tokens), .min = 1, .max = TRACE_MAX_TOKENS},
-	{"corrupt", "I", "damage a byte of request I (counted from 1) before the check, to see it found",
+	{"corrupt", "I",
+		"damage a byte of request I (counted from 1) before the check, to see it found; in chaos: "
+		"of its canary",
 		ARG_NUMBER, FIELD(corrupt), .min = 1, .max = 10000000},
+	{"chaos", "SPEC",
+		"kill=P,stop=P,restart,cancel=P,timeout=P,refuse=P: harm with these probabilities per "
+		"request",
+		ARG_TEXT, FIELD(chaos)},
+	{"queue", "T", "the library's deadlines, 0 = off: of a session that waits; in chaos 5s", ARG_DURATION,
+		FIELD(deadlines.queue_ns), .max = MOST_DEADLINE_NS},
+	{"transfer", "T", "of a slice that moves; in chaos 10s", ARG_DURATION, FIELD(deadlines.transfer_ns),
+		.max = MOST_DEADLINE_NS},
+	{"stall", "T", "of a slice of which no byte moves; in chaos 2s", ARG_DURATION,
+		FIELD(deadlines.stall_ns), .max = MOST_DEADLINE_NS},
+	{"quiet", "T", "from a cancel to the first step of recovery", ARG_DURATION, FIELD(deadlines.quiet_ns),
+		.max = MOST_DEADLINE_NS},
+	{"ping", "T", "how often a silent peer is asked", ARG_DURATION, FIELD(deadlines.ping_ns),
+		.max = MOST_DEADLINE_NS},
+	{"silence", "T", "when a silent peer is lost", ARG_DURATION, FIELD(deadlines.silence_ns),
+		.max = MOST_DEADLINE_NS},
 	{"json", NULL, "print JSON", ARG_FLAG, FIELD(json)},
 };
 
@@ -52,28 +71,38 @@ static const struct args_spec spec = {
 	.command = "replay",
 	.summary = "move the KV cache of a stream of requests between processes, and check every byte",
 	.usage = "replay [TRACE] --model M --prefill SPEC --decode SPEC [options]",
-	.description = "TRACE: requests in the Mooncake JSONL format (timestamp, input_length, "
-		       "output_length, hash_ids); without "
-		       "it they are\n"
-		       "generated. Starts one process per rank. Prefill ranks fill their blocks with content "
-		       "that is a function of "
-		       "the cell;\n"
-		       "decode ranks recompute it and compare every byte, and look for bytes written where "
-		       "none were due. "
-		       "Prefixes shared\n"
-		       "through hash_ids are reused on the decode side. Requests wait for blocks; one that "
-		       "can never fit is "
-		       "refused.\n"
-		       "seconds: time in which at least one request was between its admission and its "
-		       "outcome; filling and "
-		       "checking go on\n"
-		       "beside it, on the same cores. --verify none leaves them out, to measure.\n",
+	.description =
+		"TRACE: requests in the Mooncake JSONL format (timestamp, input_length, "
+		"output_length, hash_ids); without "
+		"it they are\n"
+		"generated. Starts one process per rank. Prefill ranks fill their blocks with content "
+		"that is a function of "
+		"the cell;\n"
+		"decode ranks recompute it and compare every byte, and look for bytes written where "
+		"none were due. "
+		"Prefixes shared\n"
+		"through hash_ids are reused on the decode side. Requests wait for blocks; one that "
+		"can never fit is "
+		"refused.\n"
+		"seconds: time in which at least one request was between its admission and its "
+		"outcome; filling and "
+		"checking go on\n"
+		"beside it, on the same cores. --verify none leaves them out, to measure.\n"
+		"--chaos: ranks are killed (and with `restart` started again) and stopped, requests are "
+		"cancelled, never finished\n"
+		"(timeout) and named with another prompt length (refuse), while they move. Whatever "
+		"happens, each request has one\n"
+		"outcome, released blocks are filled with a canary that nobody may touch, every block "
+		"comes back, and at the end\n"
+		"everything works without a restart of anybody who was not killed.\n",
 	.examples = "  kvferry replay --model llama-3.2-1b --prefill tp=4 --decode tp=2 --requests 40\n"
 		    "  kvferry replay trace.jsonl --model llama-3.1-8b --prefill tp=4 --decode "
 		    "tp=2,layout=nhd --pool 2GiB "
 		    "--rate 10x --json\n"
 		    "  kvferry replay --model deepseek-v3 --prefill tp=2 --decode tp=2,attention-dp "
-		    "--transport tcp --sum\n",
+		    "--transport tcp --sum\n"
+		    "  kvferry replay --model llama-3.2-1b --requests 200 --chaos "
+		    "kill=0.01,stop=0.01,restart,cancel=0.2 --quiet 200ms\n",
 	.options = options,
 	.n_options = sizeof(options) / sizeof(options[0]),
 	.positional = "TRACE",

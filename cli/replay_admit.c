@@ -4,7 +4,7 @@
  * and the first in line always gets its turn. A block enters the reuse index only from a request whose
  * content has been proven and whose sessions are released. Only whole 512-token blocks of the trace are
  * shared; a key names the content of all tokens up to the block's end, so that a prefix is reused from its
- * beginning or not at all. One thread: the coordinator's.
+ * beginning or not at all. Under --chaos nothing is shared. One thread: the coordinator's.
  */
 #include "cli/replay_admit.h"
 
@@ -215,7 +215,8 @@ bool replay_admit_request(struct replay_admit *admit, uint32_t slot, uint32_t re
 	on->src_dp = request % admit->setup->sides[REPLAY_PREFILL].dp;
 	on->dst_dp = request % admit->setup->sides[REPLAY_DECODE].dp;
 	on->ticket_bytes = 0;
-	uint64_t n_keys = make_keys(admit, request), reused = 0;
+	/* In chaos every request has blocks of its own: what was released holds the canary. */
+	uint64_t n_keys = admit->setup->chaos.on ? 0 : make_keys(admit, request), reused = 0;
 	for (uint32_t g = 0; g < admit->n_groups; g++) {
 		uint64_t blocks = shape_group(admit, slot, g, n_keys);
 		reused = blocks > reused ? blocks : reused;
@@ -275,6 +276,17 @@ void replay_admit_release(struct replay_admit *admit, uint32_t slot, bool good)
 			index_list(admit, slot, cp, g, n_keys);
 	}
 	visit_lists(admit, slot, drop_kept, NULL);
+}
+
+uint64_t replay_admit_taken(const struct replay_admit *admit)
+{
+	uint64_t taken = 0;
+	for (uint32_t s = 0; s < 2; s++) {
+		size_t n = (size_t)admit->setup->sides[s].dp * admit->setup->sides[s].cp * admit->n_groups;
+		for (size_t i = 0; i < n; i++)
+			taken += admit->pools[s][i].n_blocks - replay_pool_room(&admit->pools[s][i]);
+	}
+	return taken;
 }
 
 uint64_t replay_admit_expected(const struct replay_admit *admit, uint32_t slot)

@@ -24,6 +24,8 @@ bool replay_admit_request(struct replay_admit *admit, uint32_t slot, uint32_t re
 /* Gives a slot's blocks back. good: the decode side has its content and its sessions are released, so that
  * later requests may reuse it. */
 void replay_admit_release(struct replay_admit *admit, uint32_t slot, bool good);
+/* Blocks that requests hold now. */
+uint64_t replay_admit_taken(const struct replay_admit *admit);
 /* Bytes that the slot's request must move. */
 uint64_t replay_admit_expected(const struct replay_admit *admit, uint32_t slot);
 

@@ -44,11 +44,15 @@ int32_t *replay_board_ids(const struct replay_board *board, uint32_t slot, const
 /* Ids that the longest list of this side and group may have. */
 uint64_t replay_list_capacity(const struct replay_setup *setup, uint32_t side, uint32_t group);
 
+/* Monotonic; the same clock for coordinator and ranks. */
+uint64_t replay_now_ns(void);
+
 enum replay_command_kind {
 	REPLAY_CONNECT =
 		1,      /* decode: reach the prefill instance; answered by PEER for each, then CONNECTED */
 	REPLAY_PREPARE, /* fill, or check and clear, the blocks of a slot; answered by PREPARED */
 	REPLAY_START,   /* open the session of a slot and hand over what there is; STARTED, later DONE */
+	REPLAY_CANCEL,  /* chaos: cancel the session of a slot, if it has one; no answer */
 	REPLAY_FINISH   /* check the whole pool, close the agent; FINISHED */
 };
 
@@ -63,6 +67,7 @@ enum replay_report_kind {
 	REPLAY_CONNECTED,
 	REPLAY_PREPARED,
 	REPLAY_STARTED,
+	REPLAY_RELEASED, /* chaos, decode: session released; DONE follows when the canary has been watched */
 	REPLAY_DONE,     /* session released, content checked */
 	REPLAY_FINISHED, /* after it the process ends */
 	REPLAY_BROKEN    /* this rank cannot go on: text says why */
@@ -89,6 +94,9 @@ struct replay_report {
 	int32_t status;                                           /* enum kvf_status of the session */
 	uint32_t peer;                                            /* PEER: prefill rank */
 	uint64_t bytes, runs, plan_ns, first_byte_ns, outcome_ns; /* of the session */
+	uint64_t released_ns;
+	uint64_t cancel_ns; /* when this rank cancelled it; 0: never */
+	uint32_t proofs[9]; /* peers by enum kvf_proof */
 	uint64_t bytes_verified;
 	struct replay_fault fault;
 	char text[256]; /* PEER: transport; errors: why */

@@ -17,7 +17,8 @@
 #include "cli/replay_rank.h"
 
 /* Agents without a progress thread have timers that only a poll looks at. */
-#define LOOP_TICK_MS 5
+#define LOOP_TICK_NS UINT64_C(5000000)
+#define NS_PER_S     UINT64_C(1000000000)
 
 struct host_job {
 	struct replay_rank *rank;
@@ -109,10 +110,21 @@ static void read_commands(struct host *host)
 
 static void wait_for_something(struct host *host)
 {
-	int timeout = host->options->all_ranks ? LOOP_TICK_MS : -1;
-	for (uint32_t i = 0; i < host->n_ranks; i++)
+	uint64_t now = replay_now_ns(), due = UINT64_MAX;
+	if (host->n_jobs > 0)
+		due = now;
+	else if (host->options->all_ranks)
+		due = now + LOOP_TICK_NS;
+	for (uint32_t i = 0; i < host->n_ranks; i++) {
 		host->fds[1 + i].fd = host->ranks[i].agent ? kvf_fd(host->ranks[i].agent) : -1;
-	poll(host->fds, 1 + host->n_ranks, host->n_jobs > 0 ? 0 : timeout);
+		if (host->options->chaos->memory) {
+			uint64_t own = chaos_rank_due_ns(&host->ranks[i]);
+			due = own < due ? own : due;
+		}
+	}
+	uint64_t wait_ns = due > now ? due - now : 0;
+	const struct timespec timeout = {(time_t)(wait_ns / NS_PER_S), (long)(wait_ns % NS_PER_S)};
+	ppoll(host->fds, 1 + host->n_ranks, due == UINT64_MAX ? NULL : &timeout, NULL);
 }
 
 static void run(struct host *host)
@@ -120,8 +132,11 @@ static void run(struct host *host)
 	while (!host->broken && !host->orphaned && host->n_finished < host->n_ranks) {
 		wait_for_something(host);
 		read_commands(host);
-		for (uint32_t i = 0; i < host->n_ranks && !host->broken; i++)
+		for (uint32_t i = 0; i < host->n_ranks && !host->broken; i++) {
 			replay_rank_poll(&host->ranks[i]);
+			if (host->options->chaos->memory && host->ranks[i].agent && !host->broken)
+				chaos_rank_turn(&host->ranks[i]);
+		}
 		if (host->n_jobs > 0 && !host->broken)
 			step_jobs(host);
 	}
@@ -141,6 +156,9 @@ static bool open_ranks(struct host *host)
 			rank->side = i < host->n_prefill ? REPLAY_PREFILL : REPLAY_DECODE;
 			rank->index = i < host->n_prefill ? i : i - host->n_prefill;
 		}
+		uint32_t index = (rank->side == REPLAY_PREFILL ? 0 : host->n_prefill) + rank->index;
+		chaos_rank_init(rank, host->options->chaos, index);
+		chaos_shared_announce(host->options->chaos, index);
 		if (!replay_rank_open(rank, host->options->runtime_dir, &why)) {
 			replay_host_broken(rank, "%s", why.text);
 			return false;

@@ -2,6 +2,7 @@
 #ifndef KVFERRY_CLI_REPLAY_HOST_H
 #define KVFERRY_CLI_REPLAY_HOST_H
 
+#include "cli/chaos_shared.h"
 #include "cli/replay_board.h"
 
 struct replay_host_options {
@@ -9,8 +10,9 @@ struct replay_host_options {
 	const struct replay_board *board;
 	int fd; /* to the coordinator */
 	const char *runtime_dir;
-	bool all_ranks;      /* of both sides in this process (loop) */
-	uint32_t side, rank; /* else this one */
+	const struct chaos_shared *chaos; /* without memory: no chaos */
+	bool all_ranks;                   /* of both sides in this process (loop) */
+	uint32_t side, rank;              /* else this one */
 };
 
 /* What replay_host_run returns, and the exit code of the process. */

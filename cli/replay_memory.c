@@ -225,6 +225,33 @@ static void clear_piece(struct replay_job *job, struct replay_memory *memory, co
 	}
 }
 
+static void canary_piece(struct replay_job *job, struct replay_memory *memory, const struct piece *piece)
+{
+	for (uint64_t i = piece->at; i < piece->at + piece->n; i++) {
+		int32_t id = piece->ids[i];
+		const struct replay_cells cells = {memory->layout, job->group, id, 0,
+			memory->layout->groups[job->group].tokens_per_block};
+		replay_pattern_fill(&cells);
+		memory->owners[job->group][id] = (struct replay_owner){REPLAY_OWNER_PATTERN, 0};
+	}
+}
+
+static void watch_piece(struct replay_job *job, struct replay_memory *memory, const struct piece *piece)
+{
+	const struct replay_tokens none = {0, 0};
+	for (uint64_t i = piece->at; i < piece->at + piece->n; i++) {
+		int32_t id = piece->ids[i];
+		struct replay_owner *owner = &memory->owners[job->group][id];
+		struct content_mismatch found = {0};
+		if (owner->request != REPLAY_OWNER_PATTERN)
+			continue; /* told already */
+		check_rest(memory, job->group, id, none, &found);
+		add_fault(job, memory, REPLAY_FAULT_STRAY, piece->request, &found);
+		if (found.bad_rows > 0)
+			owner->request = REPLAY_OWNER_UNKNOWN;
+	}
+}
+
 static void check_piece(struct replay_job *job, struct replay_memory *memory, const struct piece *piece)
 {
 	const struct content_request content = content_of(memory->setup, piece->request);
@@ -275,12 +302,14 @@ static bool step_lists(struct replay_job *job, struct replay_memory *memory)
 		return job->group == memory->layout->n_groups;
 	}
 	piece.n = piece.list->n - piece.at < room ? piece.list->n - piece.at : room;
-	if (job->kind == REPLAY_JOB_FILL)
-		fill_piece(job, memory, &piece);
-	else if (job->kind == REPLAY_JOB_CLEAR)
-		clear_piece(job, memory, &piece);
-	else
-		check_piece(job, memory, &piece);
+	static void (*const work[])(struct replay_job *, struct replay_memory *, const struct piece *) = {
+		[REPLAY_JOB_FILL] = fill_piece,
+		[REPLAY_JOB_CLEAR] = clear_piece,
+		[REPLAY_JOB_CHECK] = check_piece,
+		[REPLAY_JOB_CANARY] = canary_piece,
+		[REPLAY_JOB_WATCH] = watch_piece,
+	};
+	work[job->kind](job, memory, &piece);
 	job->at = piece.at + piece.n;
 	return false;
 }

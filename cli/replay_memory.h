@@ -41,10 +41,12 @@ void replay_memory_attach(
 void replay_memory_fini(struct replay_memory *memory);
 
 enum replay_job_kind {
-	REPLAY_JOB_FILL,  /* prefill: write the content of a slot's request */
-	REPLAY_JOB_CLEAR, /* decode: check what the new blocks were left with, and give them up */
-	REPLAY_JOB_CHECK, /* decode: compare what has arrived, and what is reused */
-	REPLAY_JOB_SWEEP  /* at the end: compare everything */
+	REPLAY_JOB_FILL,   /* prefill: write the content of a slot's request */
+	REPLAY_JOB_CLEAR,  /* decode: check what the new blocks were left with, and give them up */
+	REPLAY_JOB_CHECK,  /* decode: compare what has arrived, and what is reused */
+	REPLAY_JOB_CANARY, /* chaos, decode: released blocks get the guard pattern */
+	REPLAY_JOB_WATCH,  /* and must keep it */
+	REPLAY_JOB_SWEEP   /* at the end: compare everything */
 };
 
 /* A job is done in steps of some MiB, so that its thread can look after other things between them. */

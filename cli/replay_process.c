@@ -3,7 +3,8 @@
  * Guarantees: children are stopped by pid and reaped on every path; the runtime directory (0700, in $TMPDIR
  * or /tmp) is removed by the coordinator, so also when ranks die; when the coordinator itself was killed
  * its children do it. A child ends when its socket ends (the coordinator has closed it or is gone) and,
- * should it be stuck in something then, some seconds after PR_SET_PDEATHSIG. Children ignore Ctrl-C: the
+ * should it be stuck in something then, some seconds after PR_SET_PDEATHSIG, which is SIGCONT so that it
+ * reaches a stopped one. Children ignore Ctrl-C: the
  * terminal sends it to all, and only the coordinator decides. The coordinator's one thread; it has no
  * others, so that fork is safe.
  */
@@ -24,12 +25,13 @@
 #include <unistd.h>
 #include "cli/replay_host.h"
 
-#define SIGNAL_INDEX   UINT32_MAX
-#define TERM_WAIT_MS   2000
-#define FINISH_WAIT_MS 10000
-#define ORPHAN_WAIT_S  10
-#define REAP_PAUSE_NS  2000000L
-#define EXTRA_COMMANDS 4u /* CONNECT, FINISH and slack */
+#define SIGNAL_INDEX    UINT32_MAX
+#define TERM_WAIT_MS    2000
+#define FINISH_WAIT_MS  10000
+#define ORPHAN_WAIT_S   10
+#define REAP_PAUSE_NS   2000000L
+#define EXTRA_COMMANDS  4u /* CONNECT, FINISH and slack */
+#define COMMANDS_A_SLOT 4u
 
 /* ------------------------------------------------------- runtime directory */
 
@@ -100,33 +102,40 @@ static bool take_signals(struct replay_processes *processes, struct reason *why)
 	return true;
 }
 
+static pid_t coordinator;
+
 static void end_soon(int number)
 {
 	(void)number;
-	alarm(ORPHAN_WAIT_S); /* what is not done by then is stuck */
+	if (getppid() != coordinator)
+		alarm(ORPHAN_WAIT_S); /* what is not done by then is stuck */
 }
 
 /* In the child: forget everything of the coordinator's but the own socket and the board. */
-_Noreturn static void child_main(const struct replay_processes *processes, const struct replay_process *self,
-	int fd, pid_t parent, const struct replay_setup *setup, const struct replay_board *board)
+_Noreturn static void child_main(
+	const struct replay_processes *processes, const struct replay_process *self, int fd, pid_t parent)
 {
+	coordinator = parent;
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGALRM, SIG_DFL);
-	signal(SIGUSR1, end_soon);
-	prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	signal(SIGCONT, end_soon);
+	prctl(PR_SET_PDEATHSIG, SIGCONT);
 	sigprocmask(SIG_SETMASK, &processes->saved_mask, NULL);
 	if (getppid() != parent)
 		_exit(REPLAY_HOST_ORPHANED);
-	for (const struct replay_process *other = processes->all; other != self; other++)
-		close(other->fd);
+	for (uint32_t i = 0; i < processes->n; i++) {
+		if (processes->all[i].fd >= 0)
+			close(processes->all[i].fd);
+	}
 	close(processes->epoll_fd);
 	close(processes->signal_fd);
 
 	const struct replay_host_options options = {
-		.setup = setup,
-		.board = board,
+		.setup = processes->setup,
+		.board = processes->board,
+		.chaos = processes->chaos,
 		.fd = fd,
 		.runtime_dir = processes->runtime_dir,
 		.all_ranks = processes->loop,
@@ -142,14 +151,9 @@ _Noreturn static void child_main(const struct replay_processes *processes, const
 	_exit(code);
 }
 
-static bool start_one(struct replay_processes *processes, struct replay_process *process,
-	const struct replay_setup *setup, const struct replay_board *board, struct reason *why)
+static bool start_one(struct replay_processes *processes, struct replay_process *process, struct reason *why)
 {
 	int fds[2];
-	process->queue_size = (setup->concurrency + EXTRA_COMMANDS) * process->n_ranks;
-	process->queue = calloc(process->queue_size, sizeof(*process->queue));
-	if (!process->queue)
-		return reason_set(why, "out of memory");
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0)
 		return reason_set(why, "cannot make a socket pair: %s", strerror(errno));
 
@@ -158,7 +162,7 @@ static bool start_one(struct replay_processes *processes, struct replay_process 
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(fds[0]);
-		child_main(processes, process, fds[1], parent, setup, board);
+		child_main(processes, process, fds[1], parent);
 	}
 	int saved_errno = errno;
 	close(fds[1]);
@@ -174,14 +178,26 @@ static bool start_one(struct replay_processes *processes, struct replay_process 
 	return true;
 }
 
+/* Room for PREPARE, START and (chaos) two CANCELs of every request in flight. */
+static bool make_queue(const struct replay_processes *processes, struct replay_process *process)
+{
+	process->queue_size =
+		(processes->setup->concurrency * COMMANDS_A_SLOT + EXTRA_COMMANDS) * process->n_ranks;
+	process->queue = calloc(process->queue_size, sizeof(*process->queue));
+	return process->queue != NULL;
+}
+
 bool replay_processes_start(struct replay_processes *processes, struct replay_setup *setup,
-	const struct replay_board *board, struct reason *why)
+	const struct replay_board *board, const struct chaos_shared *chaos, struct reason *why)
 {
 	uint32_t n_prefill = setup->sides[REPLAY_PREFILL].n_ranks;
 	uint32_t n_ranks = n_prefill + setup->sides[REPLAY_DECODE].n_ranks;
 	processes->epoll_fd = processes->signal_fd = -1;
 	processes->loop = setup->options.transport == REPLAY_LOOP;
 	processes->n_prefill = n_prefill;
+	processes->setup = setup;
+	processes->board = board;
+	processes->chaos = chaos;
 	uint32_t n = processes->loop ? 1 : n_ranks;
 	if (!take_signals(processes, why) || !make_runtime_dir(processes, why) ||
 		!set_endpoints(processes, setup, why))
@@ -197,10 +213,26 @@ bool replay_processes_start(struct replay_processes *processes, struct replay_se
 		process->n_ranks = processes->loop ? n_ranks : 1;
 		process->side = i < n_prefill ? REPLAY_PREFILL : REPLAY_DECODE;
 		process->rank = i < n_prefill ? i : i - n_prefill;
-		if (!start_one(processes, process, setup, board, why))
+		if (!make_queue(processes, process))
+			return reason_set(why, "out of memory");
+		if (!start_one(processes, process, why))
 			return false;
 	}
 	return true;
+}
+
+bool replay_processes_restart(struct replay_processes *processes, uint32_t index, struct reason *why)
+{
+	struct replay_process *process = &processes->all[index];
+	process->queue_head = process->queue_n = 0;
+	process->n_finished = 0;
+	return start_one(processes, process, why);
+}
+
+void replay_processes_signal(const struct replay_processes *processes, uint32_t index, int number)
+{
+	if (processes->all[index].pid > 0)
+		kill(processes->all[index].pid, number);
 }
 
 /* ---------------------------------------------------------------- messages */
@@ -316,8 +348,10 @@ enum replay_next replay_processes_next(struct replay_processes *processes, int t
 			flush_queue(processes, process);
 		if (read_report(process, report_out, &ended))
 			return REPLAY_NEXT_REPORT;
-		if (ended && process_ended(processes, process, why))
+		if (ended && process_ended(processes, process, why)) {
+			processes->lost = event.data.u32;
 			return REPLAY_NEXT_LOST;
+		}
 	}
 }
 
@@ -353,8 +387,10 @@ static bool reap_within(struct replay_processes *processes, long wait_ms)
 static void signal_all(const struct replay_processes *processes, int number)
 {
 	for (uint32_t i = 0; i < processes->n; i++) {
-		if (processes->all[i].pid > 0)
+		if (processes->all[i].pid > 0) {
 			kill(processes->all[i].pid, number);
+			kill(processes->all[i].pid, SIGCONT); /* a stopped one takes nothing else */
+		}
 	}
 }
 
@@ -363,7 +399,7 @@ void replay_processes_stop(struct replay_processes *processes)
 	bool finished = true;
 	for (uint32_t i = 0; i < processes->n; i++) {
 		struct replay_process *process = &processes->all[i];
-		finished = finished && process->n_finished == process->n_ranks;
+		finished = finished && (process->pid == 0 || process->n_finished == process->n_ranks);
 		if (process->fd >= 0)
 			close(process->fd);
 		process->fd = -1;

@@ -8,6 +8,7 @@
 
 #include <signal.h>
 #include <sys/types.h>
+#include "cli/chaos_shared.h"
 #include "cli/replay_board.h"
 
 struct replay_process {
@@ -26,6 +27,10 @@ struct replay_processes {
 	uint32_t n;
 	bool loop;
 	uint32_t n_prefill; /* ranks */
+	const struct replay_setup *setup;
+	const struct replay_board *board;
+	const struct chaos_shared *chaos;
+	uint32_t lost; /* after REPLAY_NEXT_LOST: which */
 	int epoll_fd, signal_fd;
 	sigset_t saved_mask;
 	bool masked;
@@ -42,7 +47,11 @@ enum replay_next {
 
 /* replay_processes_start - forks; call before any thread exists. stop() is due also after false. */
 bool replay_processes_start(struct replay_processes *processes, struct replay_setup *setup,
-	const struct replay_board *board, struct reason *why);
+	const struct replay_board *board, const struct chaos_shared *chaos, struct reason *why);
+/* Starts a process again that was lost; its ranks report UP. */
+bool replay_processes_restart(struct replay_processes *processes, uint32_t index, struct reason *why);
+/* Sends a signal to a process that runs. */
+void replay_processes_signal(const struct replay_processes *processes, uint32_t index, int number);
 /* Never blocks, never fails: what the socket does not take waits in a ring that has room for everything in
  * flight. */
 void replay_processes_send(struct replay_processes *processes, const struct replay_command *command);

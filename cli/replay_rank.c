@@ -42,8 +42,14 @@ void replay_rank_command(struct replay_rank *rank, const struct replay_command *
 		prepare(rank, command->slot);
 		break;
 	case REPLAY_START:
-		if (replay_transfer_start(rank, command->slot))
-			report_simple(rank, REPLAY_STARTED, command->slot);
+		if (!replay_transfer_start(rank, command->slot))
+			break;
+		if (rank->chaos.numbers)
+			chaos_rank_opened(rank, command->slot);
+		report_simple(rank, REPLAY_STARTED, command->slot);
+		break;
+	case REPLAY_CANCEL:
+		chaos_rank_cancel(rank, command->slot);
 		break;
 	case REPLAY_FINISH:
 		replay_host_job(rank, REPLAY_JOB_SWEEP, 0);
@@ -55,13 +61,32 @@ void replay_rank_command(struct replay_rank *rank, const struct replay_command *
 
 /* ------------------------------------------------------------------ events */
 
+/* After all were up: who is away, who is back?  Losses as such are told by the sessions that suffer from them. */
+static void later_peer_event(struct replay_rank *rank, uint32_t prefill_rank, enum kvf_status status)
+{
+	bool away = status != KVF_OK;
+	if (!rank->chaos.numbers || rank->peers_due[prefill_rank] == away)
+		return;
+	rank->peers_due[prefill_rank] = away;
+	rank->n_peers_due += away ? 1u : UINT32_MAX;
+	if (!away)
+		chaos_rank_recovered(rank);
+}
+
 static void peer_event(struct replay_rank *rank, const struct kvf_event *event)
 {
 	struct kvf_peer_info info;
-	if (rank->side == REPLAY_PREFILL || rank->connected)
-		return; /* later losses are told by the sessions that suffer from them */
+	if (rank->side == REPLAY_PREFILL || (rank->connected && !rank->chaos.numbers))
+		return;
 	if (kvf_peer_info(rank->agent, event->peer, &info) != KVF_OK)
 		return;
+	if (rank->connected) {
+		if (info.rank < rank->setup->sides[REPLAY_PREFILL].n_ranks && rank->peers_paired[info.rank])
+			later_peer_event(rank, info.rank, event->status);
+		return;
+	}
+	if (event->status != KVF_OK && rank->chaos.numbers)
+		return; /* it is tried again */
 	if (event->status != KVF_OK) {
 		replay_host_broken(rank, "prefill rank %u at %s: %s (%s)", info.rank, info.endpoint,
 			kvf_status_text(event->status), info.reason);
@@ -81,15 +106,13 @@ static void peer_event(struct replay_rank *rank, const struct kvf_event *event)
 	}
 }
 
-/* Released, and looked at if there is anything to look at: tell, and let go of the session. */
-static void finish_session(struct replay_rank *rank, uint32_t slot)
+/* What the library says of a session that is released. */
+static void fill_report(struct replay_rank *rank, uint32_t slot, uint32_t kind)
 {
 	struct replay_session *session = &rank->sessions[slot];
-	struct kvf_session_stats stats;
-	if (!session->released || !session->checked)
-		return;
 	struct replay_report *report = &session->report;
-	report->kind = REPLAY_DONE;
+	struct kvf_session_stats stats;
+	report->kind = kind;
 	report->side = rank->side;
 	report->rank = rank->index;
 	report->slot = slot;
@@ -100,16 +123,30 @@ static void finish_session(struct replay_rank *rank, uint32_t slot)
 		report->plan_ns = stats.plan_ns;
 		report->first_byte_ns = stats.first_byte_ns;
 		report->outcome_ns = stats.outcome_ns;
+		report->released_ns = stats.released_ns;
+		memcpy(report->proofs, stats.proofs, sizeof(report->proofs));
 	}
+	report->cancel_ns = session->chaos.cancel_ns;
 	if (session->status != KVF_OK &&
 		kvf_session_error(rank->agent, session->handle, report->text, sizeof(report->text)) != KVF_OK)
 		snprintf(report->text, sizeof(report->text), "%s", kvf_status_text(session->status));
+}
+
+/* Released, and looked at if there is anything to look at: tell, and let go of the session. */
+static void finish_session(struct replay_rank *rank, uint32_t slot)
+{
+	struct replay_session *session = &rank->sessions[slot];
+	if (!session->released || !session->checked)
+		return;
+	if (rank->chaos.numbers && chaos_rank_watches(rank, slot))
+		return;
+	fill_report(rank, slot, REPLAY_DONE);
 	if (kvf_session_close(rank->agent, session->handle) != KVF_OK) {
 		replay_host_broken(rank, "request %u: kvf_session_close: %s", session->request, kvf_error());
 		return;
 	}
 	session->request = REPLAY_NO_REQUEST;
-	replay_host_report(rank, report);
+	replay_host_report(rank, &session->report);
 }
 
 static void outcome_event(struct replay_rank *rank, uint32_t slot, const struct kvf_event *event)
@@ -122,15 +159,18 @@ static void outcome_event(struct replay_rank *rank, uint32_t slot, const struct 
 	}
 	session->outcome = true;
 	session->status = event->status;
+	if (rank->chaos.numbers)
+		chaos_rank_ended(rank, slot);
 	if (rank->side == REPLAY_PREFILL || event->status != KVF_OK) {
 		session->checked = true;
 		return;
 	}
 	const struct replay_options *options = &rank->setup->options;
-	if (options->corrupt == session->request + 1ull)
+	if (options->corrupt == session->request + 1ull && !rank->chaos.numbers)
 		replay_memory_damage(&rank->memory, slot);
 	if (options->verify != REPLAY_VERIFY_NONE)
-		replay_transfer_check_aux(rank, slot, &session->report.fault);
+		replay_transfer_check_aux(rank, slot, session->flavour.aux ? session->flavour.aux_bytes : 0,
+			&session->report.fault);
 	replay_host_job(rank, REPLAY_JOB_CHECK, slot);
 }
 
@@ -152,6 +192,10 @@ static void session_event(struct replay_rank *rank, uint32_t slot, const struct 
 				"request %u: a release was told twice, or before the outcome",
 				session->request);
 		session->released = true;
+		if (rank->chaos.numbers && rank->side == REPLAY_DECODE) {
+			fill_report(rank, slot, REPLAY_RELEASED);
+			replay_host_report(rank, &session->report);
+		}
 		finish_session(rank, slot);
 		break;
 	default:
@@ -181,7 +225,11 @@ void replay_rank_poll(struct replay_rank *rank)
 	struct kvf_event events[POLLED_EVENTS];
 	int n;
 	do {
-		n = rank->agent ? kvf_poll(rank->agent, events, POLLED_EVENTS) : 0;
+		n = 0;
+		if (rank->agent && rank->chaos.numbers)
+			n = chaos_rank_poll(rank, events, POLLED_EVENTS);
+		else if (rank->agent)
+			n = kvf_poll(rank->agent, events, POLLED_EVENTS);
 		for (int i = 0; i < n; i++)
 			dispatch(rank, &events[i]);
 	} while (n == POLLED_EVENTS);
@@ -209,6 +257,12 @@ void replay_rank_job_done(struct replay_rank *rank, const struct replay_job *job
 		session->report.bytes_verified = job->bytes_verified;
 		merge_fault(&session->report.fault, &job->fault);
 		finish_session(rank, job->slot);
+		return;
+	}
+	if (job->kind == REPLAY_JOB_CANARY || job->kind == REPLAY_JOB_WATCH) {
+		merge_fault(&rank->sessions[job->slot].report.fault, &job->fault);
+		if (chaos_rank_watched(rank, job->slot))
+			finish_session(rank, job->slot);
 		return;
 	}
 	if (job->kind == REPLAY_JOB_SWEEP) {

@@ -6,6 +6,7 @@
 #ifndef KVFERRY_CLI_REPLAY_RANK_H
 #define KVFERRY_CLI_REPLAY_RANK_H
 
+#include "cli/chaos_rank.h"
 #include "cli/replay_memory.h"
 
 struct replay_session {
@@ -17,6 +18,7 @@ struct replay_session {
 	struct replay_slice slices[REPLAY_MAX_SLICES];
 	uint32_t n_slices, n_sent;
 	struct replay_report report; /* grows into DONE */
+	struct chaos_session chaos;
 };
 
 struct replay_rank {
@@ -32,8 +34,10 @@ struct replay_rank {
 	struct replay_memory memory;
 	struct replay_session *sessions; /* per slot of the board */
 	bool *peers_due;                 /* decode: prefill ranks that are paired and not up yet */
+	bool *peers_paired;              /* decode: prefill ranks that are paired */
 	uint32_t n_peers_due;
 	bool connected;
+	struct chaos_rank chaos;
 	/* The host's: where reports go, and which job to do next. */
 	void *host;
 };
@@ -58,8 +62,9 @@ void replay_rank_close(struct replay_rank *rank);
 bool replay_transfer_start(struct replay_rank *rank, uint32_t slot);
 bool replay_transfer_send_next(struct replay_rank *rank, uint32_t slot);
 bool replay_transfer_ticket(struct replay_rank *rank, uint32_t slot);
-/* After OUTCOME with KVF_OK: are the aux data there, and nothing else? */
-void replay_transfer_check_aux(const struct replay_rank *rank, uint32_t slot, struct replay_fault *fault);
+/* Does the aux slot hold len bytes of the request's aux data, and the guard pattern behind them? */
+void replay_transfer_check_aux(
+	const struct replay_rank *rank, uint32_t slot, uint32_t len, struct replay_fault *fault);
 /* The aux slot gets the guard pattern. */
 void replay_transfer_clear_aux(const struct replay_rank *rank, uint32_t slot);
 

@@ -37,6 +37,25 @@ static uint64_t ids_in_flight(const struct replay_rank *rank)
 	return ids * setup->concurrency * 2;
 }
 
+static void set_deadlines(const struct replay_deadlines *asked, struct kvf_options *options)
+{
+	const struct {
+		uint64_t value;
+		uint64_t *field;
+	} deadlines[] = {
+		{asked->queue_ns, &options->queue_timeout_ns},
+		{asked->transfer_ns, &options->transfer_timeout_ns},
+		{asked->stall_ns, &options->stall_timeout_ns},
+		{asked->quiet_ns, &options->quiet_timeout_ns},
+		{asked->ping_ns, &options->ping_ns},
+		{asked->silence_ns, &options->silence_timeout_ns},
+	};
+	for (size_t i = 0; i < sizeof(deadlines) / sizeof(deadlines[0]); i++) {
+		if (deadlines[i].value != REPLAY_LIBRARY_DEFAULT)
+			*deadlines[i].field = deadlines[i].value;
+	}
+}
+
 static void set_options(const struct replay_rank *rank, const char *runtime_dir, struct kvf_options *options)
 {
 	static const char *const transports[] = {"auto", "shm", "tcp", "loop"};
@@ -62,6 +81,7 @@ static void set_options(const struct replay_rank *rank, const char *runtime_dir,
 	options->max_block_ids = ids > options->max_block_ids ? ids : options->max_block_ids;
 	options->connect_timeout_ns = CONNECT_TIMEOUT_NS;
 	options->transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
+	set_deadlines(&setup->deadlines, options);
 }
 
 /* Pool, canary and aux slots in one piece. Shared memory where it may be mapped by a peer, else memory of
@@ -131,8 +151,10 @@ static bool count_peers(struct replay_rank *rank, struct reason *why)
 				rank->peers_due[pairs[i].src] = true;
 		}
 	}
-	for (uint32_t src = 0; ok && src < prefill->n_ranks; src++)
+	for (uint32_t src = 0; ok && src < prefill->n_ranks; src++) {
+		rank->peers_paired[src] = rank->peers_due[src];
 		rank->n_peers_due += rank->peers_due[src];
+	}
 	free(pairs);
 	return ok || reason_set(why, "kvf_pairs: %s", kvf_error());
 }
@@ -162,7 +184,8 @@ bool replay_rank_open(struct replay_rank *rank, const char *runtime_dir, struct 
 	const struct replay_setup *setup = rank->setup;
 	rank->sessions = calloc(setup->concurrency, sizeof(*rank->sessions));
 	rank->peers_due = calloc(setup->sides[REPLAY_PREFILL].n_ranks, sizeof(bool));
-	if (!rank->sessions || !rank->peers_due ||
+	rank->peers_paired = calloc(setup->sides[REPLAY_PREFILL].n_ranks, sizeof(bool));
+	if (!rank->sessions || !rank->peers_due || !rank->peers_paired ||
 		!replay_memory_init(&rank->memory, setup, rank->board, rank->side, rank->index))
 		return reason_set(why, "out of memory");
 	for (uint32_t slot = 0; slot < setup->concurrency; slot++)
@@ -186,6 +209,7 @@ void replay_rank_close(struct replay_rank *rank)
 	replay_memory_fini(&rank->memory);
 	free(rank->sessions);
 	free(rank->peers_due);
+	free(rank->peers_paired);
 	rank->sessions = NULL;
-	rank->peers_due = NULL;
+	rank->peers_due = rank->peers_paired = NULL;
 }

@@ -35,6 +35,8 @@ void replay_result_fini(struct replay_result *result)
 
 bool replay_result_good(const struct replay_result *result)
 {
+	if (result->chaos.on)
+		return chaos_result_good(result);
 	return result->completed == result->requests && result->failed == 0 && result->mismatches == 0 &&
 	       result->fault.kind == REPLAY_NO_FAULT && result->bytes_moved == result->bytes_expected;
 }
@@ -218,6 +220,8 @@ void replay_result_json(const struct replay_result *result, FILE *out)
 	json_u64(&json, "requests", result->requests);
 	json_u64(&json, "completed", result->completed);
 	json_u64(&json, "failed", result->failed);
+	if (result->chaos.on)
+		chaos_result_json(&json, result);
 	json_u64(&json, "bytes_expected", result->bytes_expected);
 	json_u64(&json, "bytes_moved", result->bytes_moved);
 	json_u64(&json, "bytes_verified", result->bytes_verified);
@@ -280,6 +284,10 @@ void replay_result_complain(const struct replay_result *result)
 {
 	if (result->fault.kind != REPLAY_NO_FAULT)
 		complain_fault(&result->fault, result->mismatches);
+	if (result->chaos.on) {
+		chaos_result_complain(result);
+		return;
+	}
 	if (result->failed > 0)
 		term_error("%u of %u requests failed; the first: %s", result->failed, result->requests,
 			result->failure);
@@ -331,4 +339,6 @@ void replay_result_table(const struct replay_result *result, FILE *out)
 	stage_row(table, "transfer", &numbers.transfer);
 	table_print(table, out);
 	table_free(table);
+	if (result->chaos.on)
+		chaos_result_table(result, out);
 }

@@ -3,6 +3,7 @@
 #define KVFERRY_CLI_REPLAY_REPORT_H
 
 #include <stdio.h>
+#include "cli/chaos_result.h"
 #include "cli/replay_board.h"
 
 /* Per request, nanoseconds on the monotonic clock. */
@@ -23,7 +24,8 @@ struct replay_result {
 	struct replay_timing *timings; /* of completed requests; n = completed */
 	char (*transports)[16];        /* [prefill rank][decode rank]; "" where not paired */
 	struct replay_fault fault;     /* the first; kind 0: none */
-	char failure[512];             /* the first failed request; "" */
+	char failure[512];             /* the first failed request (chaos: that nothing was done to); "" */
+	struct chaos_result chaos;
 };
 
 bool replay_result_init(struct replay_result *result, const struct replay_setup *setup);

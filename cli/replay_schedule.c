@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cli/args.h"
+#include "cli/chaos.h"
 #include "cli/replay_flight.h"
 
 #define NS_PER_MS   UINT64_C(1000000)
@@ -27,6 +28,25 @@ static bool fail(struct replay_schedule *schedule, int exit_code)
 	return false;
 }
 
+/* The ranks that owe something, and what they did last. */
+static size_t describe_members(
+	const struct replay_schedule *schedule, const struct replay_flight *flight, char *text, size_t size)
+{
+	static const char *const states[] = {
+		"", "preparing", "prepared", "opening", "open", "released", "", ""};
+	uint32_t n_prefill = schedule->setup->sides[REPLAY_PREFILL].n_ranks;
+	size_t used = 0;
+	for (uint32_t i = 0; i < schedule->n_ranks && used + 1 < size; i++) {
+		if (!states[flight->members[i]][0])
+			continue;
+		int n = snprintf(text + used, size - used, "%s%s rank %u %s", used ? ", " : "",
+			side_names[i >= n_prefill], i < n_prefill ? i : i - n_prefill,
+			states[flight->members[i]]);
+		used += n > 0 ? (size_t)n : 0;
+	}
+	return used < size ? used : size - 1;
+}
+
 static void describe_waiting(const struct replay_schedule *schedule, char *text, size_t size)
 {
 	static const char *const phases[] = {"", "preparing", "opening", "opening", "running"};
@@ -36,17 +56,33 @@ static void describe_waiting(const struct replay_schedule *schedule, char *text,
 		const struct replay_flight *flight = &schedule->flights[slot];
 		if (flight->phase == PHASE_FREE)
 			continue;
-		int n = snprintf(text + used, size - used, "%srequest %u %s (%u of %u ranks done)",
-			used ? ", " : "", replay_board_slot(&schedule->board, slot)->request,
-			phases[flight->phase], flight->n_done, flight->n_ranks[0] + flight->n_ranks[1]);
+		int n = snprintf(text + used, size - used, "%srequest %u %s (", used ? "; " : "",
+			replay_board_slot(&schedule->board, slot)->request, phases[flight->phase]);
 		used += n > 0 ? (size_t)n : 0;
+		if (used + 2 >= size)
+			return;
+		used += describe_members(schedule, flight, text + used, size - used - 1);
+		text[used++] = ')';
+		text[used] = 0;
 	}
+}
+
+/* As replay_processes_next. The end of a process that was killed on purpose counts as TIMEOUT: nothing was heard. */
+static enum replay_next next_word(
+	struct replay_schedule *schedule, int timeout_ms, struct replay_report *report_out)
+{
+	enum replay_next next =
+		replay_processes_next(&schedule->processes, timeout_ms, report_out, schedule->why);
+	if (next == REPLAY_NEXT_LOST && schedule->chaos &&
+		chaos_process_lost(schedule->chaos, schedule->processes.lost))
+		return REPLAY_NEXT_TIMEOUT;
+	return next;
 }
 
 /* One report, or the end of the run. False with exit_code 0: the time is up. */
 static bool next_report(struct replay_schedule *schedule, int timeout_ms, struct replay_report *report_out)
 {
-	switch (replay_processes_next(&schedule->processes, timeout_ms, report_out, schedule->why)) {
+	switch (next_word(schedule, timeout_ms, report_out)) {
 	case REPLAY_NEXT_TIMEOUT:
 		return false;
 	case REPLAY_NEXT_INTERRUPTED:
@@ -94,6 +130,8 @@ static bool wait_for(struct replay_schedule *schedule, uint32_t kind, uint32_t n
 		}
 		if (report.kind == REPLAY_PEER)
 			note_transport(schedule, &report);
+		else if (schedule->chaos && report.kind != kind)
+			chaos_rank_report(schedule->chaos, &report);
 		replay_flight_fault(schedule, &report.fault);
 		n -= report.kind == kind;
 	}
@@ -116,6 +154,8 @@ static bool bring_up(struct replay_schedule *schedule)
 static int wait_ms(const struct replay_schedule *schedule)
 {
 	int wait = schedule->progress ? REDRAW_MS : PATIENCE_MS;
+	if (schedule->chaos)
+		wait = chaos_wait_ms(schedule->chaos);
 	bool room = schedule->n_flights < schedule->setup->concurrency;
 	if (schedule->next_request == schedule->setup->n_requests || !room)
 		return wait;
@@ -126,6 +166,38 @@ static int wait_ms(const struct replay_schedule *schedule)
 	return ms < (uint64_t)wait ? (int)ms : wait;
 }
 
+/* In chaos that is a result, too: what hangs has lost its blocks. */
+static bool give_up(struct replay_schedule *schedule)
+{
+	char waiting[512];
+	describe_waiting(schedule, waiting, sizeof(waiting));
+	reason_set(schedule->why, "nothing was heard for %d s: %s", PATIENCE_MS / 1000, waiting);
+	if (!schedule->chaos)
+		return fail(schedule, EXIT_WORK_FAILED);
+	struct chaos_result *chaos = &schedule->result->chaos;
+	snprintf(chaos->broken_off, sizeof(chaos->broken_off), "%.500s", schedule->why->text);
+	schedule->result->wall_ns = replay_now_ns() - schedule->start_ns;
+	return false;
+}
+
+static void take_report(struct replay_schedule *schedule, const struct replay_report *report)
+{
+	if (schedule->chaos && report->kind == REPLAY_PEER)
+		note_transport(schedule, report);
+	else if (schedule->chaos && report->kind <= REPLAY_CONNECTED)
+		chaos_rank_report(schedule->chaos, report);
+	else
+		replay_flight_report(schedule, report);
+}
+
+/* Nothing is owed by anybody. */
+static bool is_idle(const struct replay_schedule *schedule)
+{
+	if (schedule->n_flights > 0)
+		return false;
+	return !schedule->chaos || replay_flight_due_ns(schedule, schedule->next_request) > replay_now_ns();
+}
+
 static bool replay_all(struct replay_schedule *schedule)
 {
 	uint32_t n_requests = schedule->setup->n_requests;
@@ -134,23 +206,21 @@ static bool replay_all(struct replay_schedule *schedule)
 	while (schedule->n_ended < n_requests) {
 		struct replay_report report;
 		replay_flight_admit(schedule);
+		if (schedule->chaos && !chaos_turn(schedule->chaos))
+			return fail(schedule, EXIT_WORK_FAILED);
 		if (schedule->progress)
 			term_progress_update(schedule->progress, schedule->n_ended);
 		if (next_report(schedule, wait_ms(schedule), &report)) {
-			replay_flight_report(schedule, &report);
+			take_report(schedule, &report);
 			heard_ns = replay_now_ns();
 			continue;
 		}
 		if (schedule->exit_code != 0)
 			return false;
-		if (schedule->n_flights == 0)
+		if (is_idle(schedule))
 			heard_ns = replay_now_ns();
 		if (replay_now_ns() - heard_ns >= PATIENCE_MS * NS_PER_MS) {
-			char waiting[512];
-			describe_waiting(schedule, waiting, sizeof(waiting));
-			reason_set(
-				schedule->why, "nothing was heard for %d s: %s", PATIENCE_MS / 1000, waiting);
-			return fail(schedule, EXIT_WORK_FAILED);
+			return give_up(schedule);
 		}
 	}
 	schedule->result->wall_ns = replay_now_ns() - schedule->start_ns;
@@ -159,28 +229,54 @@ static bool replay_all(struct replay_schedule *schedule)
 
 static bool finish(struct replay_schedule *schedule)
 {
-	const struct replay_setup *setup = schedule->setup;
+	uint32_t n = schedule->n_ranks;
+	for (uint32_t i = 0; schedule->chaos && i < schedule->n_ranks; i++)
+		n -= chaos_is_gone(schedule->chaos, i);
 	send_to_side(schedule, REPLAY_FINISH, REPLAY_DECODE);
 	send_to_side(schedule, REPLAY_FINISH, REPLAY_PREFILL);
-	return wait_for(
-		schedule, REPLAY_FINISHED, setup->sides[0].n_ranks + setup->sides[1].n_ranks, "finish");
+	return wait_for(schedule, REPLAY_FINISHED, n, "finish");
+}
+
+/* What only chaos has. */
+static bool make_chaos(struct replay_schedule *schedule)
+{
+	if (!schedule->setup->chaos.on)
+		return true;
+	if (!chaos_shared_init(&schedule->shared, schedule->n_ranks, schedule->why))
+		return false;
+	schedule->chaos = chaos_new(schedule, &schedule->shared, schedule->why);
+	return schedule->chaos != NULL;
+}
+
+static void account_for_chaos(struct replay_schedule *schedule)
+{
+	chaos_collect(schedule->chaos);
+	schedule->result->chaos.lost_blocks = replay_admit_taken(&schedule->admit);
 }
 
 static bool run(struct replay_schedule *schedule)
 {
 	struct replay_setup *setup = schedule->setup;
+	schedule->n_ranks = setup->sides[0].n_ranks + setup->sides[1].n_ranks;
 	schedule->flights = calloc(setup->concurrency, sizeof(*schedule->flights));
+	schedule->members = calloc(setup->concurrency, schedule->n_ranks);
 	if (!replay_board_init(&schedule->board, setup, schedule->why))
 		return fail(schedule, EXIT_WORK_FAILED);
-	if (!schedule->flights || !replay_admit_init(&schedule->admit, setup, &schedule->board)) {
+	if (!make_chaos(schedule))
+		return fail(schedule, EXIT_WORK_FAILED);
+	if (!schedule->flights || !schedule->members ||
+		!replay_admit_init(&schedule->admit, setup, &schedule->board)) {
 		reason_set(schedule->why, "out of memory");
 		return fail(schedule, EXIT_WORK_FAILED);
 	}
-	bool ok = replay_processes_start(&schedule->processes, setup, &schedule->board, schedule->why);
+	bool ok = replay_processes_start(
+		&schedule->processes, setup, &schedule->board, &schedule->shared, schedule->why);
 	if (!ok)
 		schedule->exit_code = EXIT_WORK_FAILED;
 	ok = ok && bring_up(schedule) && replay_all(schedule) && finish(schedule);
 	replay_processes_stop(&schedule->processes);
+	if (schedule->chaos)
+		account_for_chaos(schedule);
 	return ok;
 }
 
@@ -198,6 +294,9 @@ int replay_schedule_run(
 		term_progress_end(&bar);
 	replay_admit_fini(&schedule.admit);
 	replay_board_fini(&schedule.board);
+	chaos_free(schedule.chaos);
+	chaos_shared_fini(&schedule.shared);
+	free(schedule.members);
 	free(schedule.flights);
 	return schedule.exit_code;
 }

@@ -13,6 +13,10 @@
 #include "cli/replay_sizing.h"
 
 #define DEFAULT_POOL_BYTES (UINT64_C(256) << 20)
+#define NS_PER_S           UINT64_C(1000000000)
+#define CHAOS_QUEUE_NS     (5 * NS_PER_S)
+#define CHAOS_TRANSFER_NS  (10 * NS_PER_S)
+#define CHAOS_STALL_NS     (2 * NS_PER_S)
 
 static const char *const side_names[2] = {"prefill", "decode"};
 
@@ -130,6 +134,8 @@ void replay_options_init(struct replay_options *init)
 		.pool_bytes = DEFAULT_POOL_BYTES,
 		.block_runs = 8,
 		.seed = 1,
+		.deadlines = {REPLAY_LIBRARY_DEFAULT, REPLAY_LIBRARY_DEFAULT, REPLAY_LIBRARY_DEFAULT,
+			REPLAY_LIBRARY_DEFAULT, REPLAY_LIBRARY_DEFAULT, REPLAY_LIBRARY_DEFAULT},
 	};
 }
 
@@ -158,6 +164,36 @@ static bool has_zmq(void)
 	return strstr(kvf_features(), "zmq") != NULL;
 }
 
+static uint64_t unless_given(uint64_t asked, uint64_t otherwise)
+{
+	return asked == REPLAY_LIBRARY_DEFAULT ? otherwise : asked;
+}
+
+/* In chaos much waits for what never comes; the library's minutes would be a long time to watch. */
+static void choose_deadlines(struct replay_setup *setup)
+{
+	struct replay_deadlines *deadlines = &setup->deadlines;
+	*deadlines = setup->options.deadlines;
+	if (!setup->chaos.on)
+		return;
+	deadlines->queue_ns = unless_given(deadlines->queue_ns, CHAOS_QUEUE_NS);
+	deadlines->transfer_ns = unless_given(deadlines->transfer_ns, CHAOS_TRANSFER_NS);
+	deadlines->stall_ns = unless_given(deadlines->stall_ns, CHAOS_STALL_NS);
+}
+
+static bool check_chaos(struct replay_setup *setup, struct reason *why)
+{
+	const struct chaos_spec *spec = &setup->chaos;
+	if (!chaos_spec_parse(setup->options.chaos, &setup->chaos, why))
+		return false;
+	if (setup->options.transport == REPLAY_LOOP && (spec->kill > 0 || spec->stop > 0))
+		return reason_set(why,
+			"--chaos: %s: needs a process per rank; --transport loop has one for all",
+			spec->kill > 0 ? "kill" : "stop");
+	choose_deadlines(setup);
+	return true;
+}
+
 static bool check_options(struct replay_setup *setup, struct reason *why)
 {
 	static const char *const names[] = {"auto", "shm", "tcp", "loop"};
@@ -170,7 +206,7 @@ static bool check_options(struct replay_setup *setup, struct reason *why)
 			names[options->transport]);
 	if (options->transport == REPLAY_AUTO && !has_zmq())
 		options->transport = REPLAY_LOOP;
-	return parse_rate(options->rate, &setup->speed, why);
+	return check_chaos(setup, why) && parse_rate(options->rate, &setup->speed, why);
 }
 
 static bool build_ranks(struct replay_setup *setup, struct reason *why)

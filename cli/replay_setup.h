@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "cli/chaos_spec.h"
 #include "cli/model.h"
 #include "cli/ranks.h"
 #include "cli/reason.h"
@@ -32,6 +33,12 @@ enum replay_verify {
 };
 #define REPLAY_VERIFIES "full|sample|none"
 
+/* Of the library; REPLAY_LIBRARY_DEFAULT: as it is there. */
+#define REPLAY_LIBRARY_DEFAULT UINT64_MAX
+struct replay_deadlines {
+	uint64_t queue_ns, transfer_ns, stall_ns, quiet_ns, ping_ns, silence_ns;
+};
+
 /* What the user asked for. */
 struct replay_options {
 	const char *trace; /* NULL: the seeded generator */
@@ -47,6 +54,8 @@ struct replay_options {
 	uint64_t corrupt;    /* 1 + index of the request whose blocks are damaged before the check; 0: none */
 	uint32_t transport, verify, replica;
 	bool sum, json;
+	const char *chaos; /* NULL: none */
+	struct replay_deadlines deadlines;
 };
 
 /* Defaults of all but the model, which has none. */
@@ -108,7 +117,9 @@ struct replay_setup {
 	uint32_t concurrency;
 	uint64_t longest_tokens; /* of the prompts */
 	double speed;            /* 0: as fast as possible; 1: as the trace says; 2: twice as fast */
-	uint8_t *sends;          /* [src_dp][dst_dp][prefill rank]: REPLAY_SENDS_* */
+	struct chaos_spec chaos;
+	struct replay_deadlines deadlines;
+	uint8_t *sends; /* [src_dp][dst_dp][prefill rank]: REPLAY_SENDS_* */
 };
 #define REPLAY_SENDS     1u /* takes part */
 #define REPLAY_SENDS_AUX 2u /* owes the aux data */

@@ -2,7 +2,7 @@
  *
  * Guarantees: what is handed to the library is what the board says; ids point into the board, which keeps
  * them until the session is released. An API call that refuses breaks the rank: a replay never asks for
- * anything that may be refused.
+ * anything that may be refused. Only in chaos a session may have ended already when the next piece is handed over.
  */
 #include "cli/replay_rank.h"
 
@@ -49,12 +49,21 @@ static struct kvf_blocks cut_list(const struct replay_rank *rank, uint32_t slot,
 	return cut;
 }
 
+/* Has chaos ended the session before this piece?  Then OUTCOME tells. */
+static bool is_over(const struct replay_rank *rank, enum kvf_status status)
+{
+	enum kvf_scope scope = kvf_status_scope(status);
+	return rank->chaos.numbers && (scope == KVF_SCOPE_SESSION || scope == KVF_SCOPE_PEER);
+}
+
 static bool send_aux(struct replay_rank *rank, const struct replay_session *session)
 {
 	uint8_t data[REPLAY_AUX_BYTES];
 	for (uint32_t i = 0; i < session->flavour.aux_bytes; i++)
 		data[i] = replay_aux_byte(&session->flavour, i);
-	if (kvf_tx_send_aux(rank->agent, session->handle, data, session->flavour.aux_bytes) == KVF_OK)
+	enum kvf_status status =
+		kvf_tx_send_aux(rank->agent, session->handle, data, session->flavour.aux_bytes);
+	if (status == KVF_OK || is_over(rank, status))
 		return true;
 	replay_host_broken(rank, "request %u: kvf_tx_send_aux: %s", session->request, kvf_error());
 	return false;
@@ -88,7 +97,12 @@ bool replay_transfer_send_next(struct replay_rank *rank, uint32_t slot)
 	if (of->last && session->flavour.aux_early && owes_aux(rank, slot, session) &&
 		!send_aux(rank, session))
 		return false;
-	if (kvf_tx_send(rank->agent, session->handle, &slice, NULL) != KVF_OK) {
+	enum kvf_status status = kvf_tx_send(rank->agent, session->handle, &slice, NULL);
+	if (is_over(rank, status)) {
+		session->n_sent = session->n_slices;
+		return true;
+	}
+	if (status != KVF_OK) {
 		replay_host_broken(rank, "request %u, slice %u: kvf_tx_send: %s", session->request,
 			session->n_sent, kvf_error());
 		return false;
@@ -111,10 +125,12 @@ static bool start_sending(struct replay_rank *rank, uint32_t slot)
 		replay_host_broken(rank, "request %u: kvf_tx_open: %s", session->request, kvf_error());
 		return false;
 	}
-	do {
+	while (session->n_sent < session->n_slices) {
 		if (!replay_transfer_send_next(rank, slot))
 			return false;
-	} while (!session->flavour.paced && session->n_sent < session->n_slices);
+		if (session->flavour.paced)
+			break;
+	}
 	return true;
 }
 
@@ -136,7 +152,11 @@ static bool start_receiving(struct replay_rank *rank, uint32_t slot)
 		.replica = (enum kvf_replica)rank->setup->options.replica,
 		.lists = lists,
 	};
-	if (flavour->ticket) {
+	struct chaos_plan plan;
+	chaos_plan_of(rank->setup, session->request, &plan);
+	if (plan.fate == CHAOS_REFUSE) {
+		params.prompt_len = plan.other_tokens;
+	} else if (flavour->ticket) {
 		params.ticket = on->ticket;
 		params.ticket_bytes = on->ticket_bytes;
 	}
@@ -170,6 +190,11 @@ static void keep_own_slices(const struct replay_rank *rank, struct replay_sessio
 	}
 	session->n_slices = kept;
 	session->slices[kept - 1].last = true;
+
+	struct chaos_plan plan;
+	chaos_plan_of(rank->setup, session->request, &plan);
+	if (plan.fate == CHAOS_TIMEOUT)
+		session->n_slices--; /* the last one never comes */
 }
 
 bool replay_transfer_start(struct replay_rank *rank, uint32_t slot)
@@ -228,11 +253,11 @@ void replay_transfer_clear_aux(const struct replay_rank *rank, uint32_t slot)
 	memset(aux_slot(rank, slot), REPLAY_PATTERN, REPLAY_AUX_BYTES);
 }
 
-void replay_transfer_check_aux(const struct replay_rank *rank, uint32_t slot, struct replay_fault *fault)
+void replay_transfer_check_aux(
+	const struct replay_rank *rank, uint32_t slot, uint32_t len, struct replay_fault *fault)
 {
 	const struct replay_session *session = &rank->sessions[slot];
 	const uint8_t *data = aux_slot(rank, slot);
-	uint32_t len = session->flavour.aux ? session->flavour.aux_bytes : 0;
 	for (uint32_t i = 0; i < REPLAY_AUX_BYTES; i++) {
 		uint8_t expected = i < len ? replay_aux_byte(&session->flavour, i) : REPLAY_PATTERN;
 		if (data[i] == expected)

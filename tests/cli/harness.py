@@ -31,6 +31,7 @@ def run(*arguments, environment=None, text_in=None, timeout=120):
     """Run the command with pipes around it."""
     env = dict(os.environ, TERM="xterm-256color")
     env.pop("NO_COLOR", None)
+    env.setdefault("MALLOC_PERTURB_", "85")  # what is used before it is set, or after it is freed, is no zero
     env.update(environment or {})
     done = subprocess.run([COMMAND, *arguments], env=env, input=text_in, stdin=None if text_in is not None else subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, text=True, check=False)

@@ -1,0 +1,96 @@
+/* chaos_sample.c - what is measured while a chaotic replay runs, and added up when it is over.
+ *
+ * Guarantees: numbers of a rank are read while it writes them only where they are atomic; the rest when its process has ended.
+ * One thread: the coordinator's.
+ */
+#include "cli/chaos_state.h"
+
+#define FOOTPRINT_NS  (1000 * CHAOS_NS_PER_MS)
+#define WARM_REQUESTS 10u /* one in so many is over: footprints are compared with those of then */
+
+static void sample_footprints(struct chaos *chaos, uint64_t now)
+{
+	const struct replay_schedule *schedule = chaos->schedule;
+	bool warm = schedule->n_ended >= schedule->setup->n_requests / WARM_REQUESTS;
+	chaos->footprint_due_ns = now + FOOTPRINT_NS;
+	for (uint32_t i = 0; i < (schedule->processes.loop ? 1 : chaos->n_ranks); i++) {
+		struct chaos_process *rank = &chaos->ranks[i];
+		if (rank->life != LIFE_UP || !warm)
+			continue;
+		if (!chaos_watch_process(schedule->processes.all[i].pid, &rank->last))
+			continue;
+		if (!rank->has_first)
+			rank->first = rank->last;
+		rank->has_first = true;
+	}
+}
+
+void chaos_sample(struct chaos *chaos, uint64_t now)
+{
+	uint32_t quarantined = 0;
+	chaos->sample_due_ns = now + CHAOS_SAMPLE_NS;
+	for (uint32_t i = 0; i < chaos->n_ranks; i++)
+		quarantined += atomic_load(&chaos_shared_numbers(chaos->shared, i)->quarantined);
+	chaos_series_add(&chaos->result->quarantined, quarantined);
+	chaos_series_add(&chaos->result->runnable, chaos_watch_runnable());
+	if (now >= chaos->footprint_due_ns)
+		sample_footprints(chaos, now);
+}
+
+uint32_t chaos_unsettled(const struct chaos *chaos)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < chaos->n_ranks; i++) {
+		const struct chaos_rank_numbers *numbers = chaos_shared_numbers(chaos->shared, i);
+		n += chaos->ranks[i].life == LIFE_UP &&
+		     (atomic_load(&numbers->peers_away) > 0 || atomic_load(&numbers->unhealthy) > 0);
+	}
+	return n;
+}
+
+bool chaos_is_settled(const struct chaos *chaos)
+{
+	uint64_t now = replay_now_ns();
+	for (uint32_t i = 0; i < chaos->n_ranks; i++) {
+		const struct chaos_process *rank = &chaos->ranks[i];
+		/* What the ranks say of their peers must be younger than the last that happened to any. */
+		if (rank->life == LIFE_GONE)
+			continue;
+		if (rank->life != LIFE_UP || now - rank->since_ns < 3 * CHAOS_SAMPLE_NS)
+			return false;
+	}
+	return chaos_unsettled(chaos) == 0;
+}
+
+void chaos_collect(struct chaos *chaos)
+{
+	struct chaos_result *result = chaos->result;
+	for (uint32_t i = 0; i < chaos->n_ranks; i++) {
+		const struct chaos_rank_numbers *numbers = chaos_shared_numbers(chaos->shared, i);
+		const struct chaos_process *rank = &chaos->ranks[i];
+		for (uint32_t s = 0; s < 2; s++) {
+			chaos_histogram_merge(&result->poll[s], &numbers->poll[s]);
+			chaos_histogram_merge(&result->cancel_call[s], &numbers->cancel[s]);
+		}
+		for (uint32_t k = 0; k < 8; k++)
+			result->cancel_results[k] += numbers->cancel_results[k];
+		for (uint32_t k = 0; k < 4; k++)
+			result->ladder[k] += numbers->ladder[k];
+		result->recovered += numbers->recovered;
+		result->peer_losses += numbers->peer_losses;
+		result->recoveries += numbers->recoveries;
+		if (rank->life != LIFE_GONE)
+			result->quarantined_at_end += atomic_load(&numbers->quarantined);
+		if (!rank->has_first)
+			continue;
+		int64_t descriptors = rank->last.descriptors - rank->first.descriptors;
+		int64_t private_bytes = rank->last.private_bytes - rank->first.private_bytes;
+		int64_t mapped_bytes = rank->last.mapped_bytes - rank->first.mapped_bytes;
+		if (descriptors > result->growth.descriptors)
+			result->growth.descriptors = descriptors;
+		if (private_bytes > result->growth.private_bytes)
+			result->growth.private_bytes = private_bytes;
+		if (mapped_bytes > result->growth.mapped_bytes)
+			result->growth.mapped_bytes = mapped_bytes;
+	}
+}
