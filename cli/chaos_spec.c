@@ -11,7 +11,7 @@
 #include "cli/replay_geometry.h"
 #include "cli/replay_setup.h"
 
-#define MOST_WHEN       1.25
+#define MOST_WHEN       1.0
 #define MOST_RESTART_NS UINT64_C(200000000)
 #define CALM_SHARE      20u /* one in twenty */
 

@@ -43,7 +43,7 @@ struct chaos_plan {
 	bool in_lease; /* by the copy worker itself, with half a run written, where the transport has leases */
 	bool tell;     /* the survivors cancel, as a router would; else they find out alone */
 	uint64_t victim;   /* which rank: modulo those that take part */
-	double when;       /* in usual durations of a request, from its start: 0 .. 1.25 */
+	double when;       /* in usual durations of a request, from its start: 0 .. 1 */
 	double tell_after; /* 0 .. 1 */
 	uint64_t restart_after_ns;
 };
