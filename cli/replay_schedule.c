@@ -82,11 +82,13 @@ static enum replay_next next_word(
 /* One report, or the end of the run. False with exit_code 0: the time is up. */
 static bool next_report(struct replay_schedule *schedule, int timeout_ms, struct replay_report *report_out)
 {
+	char waiting[512];
 	switch (next_word(schedule, timeout_ms, report_out)) {
 	case REPLAY_NEXT_TIMEOUT:
 		return false;
 	case REPLAY_NEXT_INTERRUPTED:
-		reason_set(schedule->why, "interrupted");
+		describe_waiting(schedule, waiting, sizeof(waiting));
+		reason_set(schedule->why, "interrupted%s%s", waiting[0] ? "; in flight: " : "", waiting);
 		return fail(schedule, 128 + schedule->processes.caught);
 	case REPLAY_NEXT_LOST:
 		return fail(schedule, EXIT_WORK_FAILED);
