@@ -47,6 +47,8 @@ struct trial {
 	bool small;   /* more work than the tables hold at once */
 	bool retry;   /* sessions are closed and opened again as the next attempt */
 	bool restart; /* processes die and come back */
+	bool cancels; /* users of either side cancel, at any time */
+	bool expires; /* deadlines so short that they pass */
 	bool stops;   /* writers stop inside leases, and go on late; the ladder climbs */
 };
 
@@ -184,6 +186,24 @@ static void retry_some(struct rig *rig, struct request *requests, uint32_t n)
 	}
 }
 
+/* One session of whatever side and age; half of the times the word says so before the core hears it. */
+static void cancel_some(struct rig *rig, uint32_t n)
+{
+	uint32_t node = (uint32_t)rig_random(rig, rig->n_nodes), slot = (uint32_t)rig_random(rig, n);
+	const struct rig_session *session = &rig->nodes[node].sessions[slot];
+
+	rig_run_for(rig, rig_random(rig, 60000));
+	if (!session->open || session->closed)
+		return;
+	if (rig_random(rig, 2) == 0) {
+		rig_call_off(rig, node, slot);
+		rig_run_for(rig, rig_random(rig, 30000));
+	}
+	rig_cancel(rig, node, slot, rig_random(rig, 2) == 0 ? "not wanted" : NULL);
+	if (rig_random(rig, 4) == 0)
+		rig_cancel(rig, node, slot, "asked twice");
+}
+
 static void connect_missing(struct rig *rig)
 {
 	for (uint32_t p = 0; p < rig->n_prefill; p++)
@@ -245,6 +265,8 @@ static void open_requests(struct rig *rig, const struct trial *trial, struct req
 			retry_some(rig, requests, i + 1);
 		if (trial->stops)
 			stop_some(rig);
+		for (uint32_t c = 0; trial->cancels && c < 3; c++)
+			cancel_some(rig, i + 1);
 	}
 }
 
@@ -268,6 +290,12 @@ static struct rig_setup draw_setup(struct rig *rig, const struct trial *trial)
 		setup.config.transfer_timeout_ns = (1 + rig_random(rig, 50)) * KVFI_NS_PER_MS;
 		setup.faults.receiver_applied = false;
 	}
+	if (trial->expires) {
+		setup.config.queue_timeout_ns = (1 + rig_random(rig, 40)) * KVFI_NS_PER_MS / 10;
+		setup.config.transfer_timeout_ns = (1 + rig_random(rig, 20)) * KVFI_NS_PER_MS / 10;
+		setup.config.stall_timeout_ns =
+			rig_random(rig, 2) * (1 + rig_random(rig, setup.config.transfer_timeout_ns));
+	}
 	if (trial->small)
 		setup.config.max_deliveries = 3 + (uint32_t)rig_random(rig, 6);
 	return setup;
@@ -277,7 +305,8 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 {
 	struct rig rig = {.random = seed};
 	struct rig_setup setup = draw_setup(&rig, trial);
-	bool must_complete = !trial->hard && !trial->restart && !trial->stops;
+	bool must_complete =
+		!trial->hard && !trial->restart && !trial->stops && !trial->cancels && !trial->expires;
 	struct request requests[24];
 	uint32_t n = trial->small ? 24 : 6;
 
@@ -303,7 +332,6 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 		rig_end_all(&rig, i);
 	rig_run_for(&rig, 60 * KVFI_NS_PER_S);
 	check_all_ended(&rig, must_complete);
-	printf("fenced %u dropped %u\n", rig.fenced, rig.dropped);
 	check_health(&rig);
 	rig_check_canaries(&rig);
 	rig_close_all_released(&rig);
@@ -375,6 +403,29 @@ static void t_p40_restarts_end_the_old_sessions_and_serve_new_ones(void **state)
 	run_seeds(700001, 300, &(struct trial){.retry = true, .restart = true, .hard = true, .mixed = true});
 }
 
+/* Pitfalls 6, 31, 50: cancels of queued, parked, moving, completed sessions, on both sides, races included; the next attempts work. */
+static void t_p06_cancels_at_any_time_end_everything_once(void **state)
+{
+	(void)state;
+	run_seeds(800001, 600, &(struct trial){.cancels = true});
+	run_seeds(810001, 500, &(struct trial){.cancels = true, .retry = true, .mixed = true});
+	run_seeds(
+		820001, 300, &(struct trial){.cancels = true, .hard = true, .restart = true, .retry = true});
+	run_seeds(830001, 100, &(struct trial){.cancels = true, .small = true, .retry = true});
+}
+
+/* Pitfalls 4, 9, 13: outcomes by time, while bytes move. */
+static void deadlines_that_pass_release_everything(void **state)
+{
+	(void)state;
+	run_seeds(900001, 600, &(struct trial){.expires = true});
+	run_seeds(
+		910001, 400, &(struct trial){.expires = true, .cancels = true, .retry = true, .mixed = true});
+	run_seeds(920001, 300,
+		&(struct trial){.expires = true, .cancels = true, .hard = true, .restart = true});
+	run_seeds(930001, 200, &(struct trial){.expires = true, .stops = true, .cancels = true});
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -386,6 +437,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(t_p37_tables_that_are_too_small_delay_and_fail_nothing, tell_seed),
 		cmocka_unit_test_teardown(t_p50_retries_under_the_same_id_complete, tell_seed),
 		cmocka_unit_test_teardown(t_p40_restarts_end_the_old_sessions_and_serve_new_ones, tell_seed),
+		cmocka_unit_test_teardown(t_p06_cancels_at_any_time_end_everything_once, tell_seed),
+		cmocka_unit_test_teardown(deadlines_that_pass_release_everything, tell_seed),
 	};
 
 	if (argc > 1)
