@@ -215,7 +215,6 @@ static void accept_kv(struct kvfi_core *core, struct link *link)
 	link->applied[slice % KVFI_WINDOW].known = false;
 	link->next_result++;
 	arrival_free(core, link);
-	flight_named(core, link);
 	deadline_accepted(core, session, link);
 	ack_link(core, link, KVFI_RESULT_KV, slice, KVF_OK);
 	if (last) {
@@ -477,9 +476,6 @@ void rx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 			"slice %u from prefill rank %u came twice or out of order", done->slice, link->rank);
 		return;
 	}
-	link->moving = true;
-	flight_moved(core);
-	flight_look(core, session);
 	*applied = (struct applied){.known = true,
 		.slice = done->slice,
 		.status = done->status,

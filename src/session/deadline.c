@@ -110,22 +110,29 @@ static struct motion look(struct kvfi_core *core, struct session *session)
 	return motion;
 }
 
+void deadline_look(struct kvfi_core *core, struct session *session)
+{
+	(void)look(core, session);
+}
+
 /* ---- what is told ---- */
 
 void deadline_delivery(
-	const struct kvfi_core *core, struct session *session, struct delivery *delivery, uint64_t first_ns)
+	struct kvfi_core *core, struct session *session, struct delivery *delivery, uint64_t first_ns)
 {
 	session->moved_ns = core->now_ns;
+	flight_moved(core);
 	if (delivery->began_ns == 0)
 		delivery->began_ns = first_ns != 0 ? first_ns : core->now_ns;
 }
 
-void deadline_bytes(
-	const struct kvfi_core *core, struct session *session, struct link *link, uint64_t first_ns)
+void deadline_bytes(struct kvfi_core *core, struct session *session, struct link *link, uint64_t first_ns)
 {
 	session->moved_ns = core->now_ns;
+	flight_moved(core);
 	if (link->began_ns == 0)
 		link->began_ns = first_ns != 0 ? first_ns : core->now_ns;
+	flight_look(core, session);
 }
 
 void deadline_accepted(struct kvfi_core *core, struct session *session, struct link *link)
@@ -133,6 +140,8 @@ void deadline_accepted(struct kvfi_core *core, struct session *session, struct l
 	session->moved_ns = core->now_ns;
 	link->seen = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
 	link->began_ns = link->applied[link->next_result % KVFI_WINDOW].known ? core->now_ns : 0;
+	flight_moved(core);
+	flight_look(core, session);
 	deadline_waits(core, session);
 }
 

@@ -24,7 +24,7 @@ static bool tx_link_flies(const struct link *link)
 
 static bool rx_link_flies(const struct link *link)
 {
-	return link->granted && !link->arrived && (link->moving || link->arrival != KVFI_NONE);
+	return link->granted && !link->arrived && (link->began_ns != 0 || link->arrival != KVFI_NONE);
 }
 
 static bool flies(const struct session *session)
@@ -81,36 +81,7 @@ void flight_granted(struct kvfi_core *core, bool granted)
 
 /* ---- movement ---- */
 
-static void look_at_rx(struct kvfi_core *core, struct link *link)
-{
-	uint64_t moved;
-
-	if (!link->granted || link->arrived)
-		return;
-	moved = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
-	if (moved == link->moved)
-		return;
-	link->moved = moved;
-	link->moving = true;
-	flight_moved(core);
-}
-
-static void look_at_tx(struct kvfi_core *core, struct link *link)
-{
-	uint64_t moved = 0;
-
-	kvfi_list_for_each (at, &link->deliveries) {
-		const struct delivery *delivery = kvfi_container_of(at, const struct delivery, node);
-
-		if (delivery->state == DELIVERY_POSTED)
-			moved += core->sink.post_moved(
-				core->sink.self, (uint32_t)(delivery - core->deliveries), link->peer);
-	}
-	if (moved != link->moved && link->posted > 0)
-		flight_moved(core);
-	link->moved = moved;
-}
-
+/* What the deadlines see of every session, also when all of them are off. */
 void flight_wake(struct kvfi_core *core)
 {
 	kvfi_list_for_each (at, &core->live) {
@@ -118,25 +89,10 @@ void flight_wake(struct kvfi_core *core)
 
 		if (session->outcome_told)
 			continue;
-		kvfi_list_for_each (inner, &session->links) {
-			struct link *link = kvfi_container_of(inner, struct link, in_session);
-
-			if (link->kind == LINK_RX)
-				look_at_rx(core, link);
-			else
-				look_at_tx(core, link);
-		}
+		deadline_look(core, session);
 		flight_look(core, session);
 	}
 	arm(core);
-}
-
-void flight_named(struct kvfi_core *core, struct link *link)
-{
-	link->moved = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
-	link->moving = false;
-	flight_moved(core);
-	flight_look(core, link_session(core, link));
 }
 
 /* ---- what kvf_health tells ---- */

@@ -115,8 +115,7 @@ static bool grant(struct kvfi_core *core, struct link *link)
 		return false;
 	}
 	link->granted = true;
-	link->seen = link->moved =
-		core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
+	link->seen = core->sink.grant_moved(core->sink.self, link_index(core, link), link->peer);
 	flight_granted(core, true);
 	deadline_begins(core, session);
 	link->receiver_applied = info->receiver_applied;

@@ -192,8 +192,6 @@ struct link {
 	bool cancelling; /* CANCEL repeats until QUIET */
 	bool arrived;    /* last RESULT is in, or a failed one */
 	enum kvf_proof proof;
-	uint64_t moved; /* of the transport, when it was looked at last */
-	bool moving;    /* bytes have come that no RESULT has named yet */
 	uint32_t next_result;
 	struct applied applied[KVFI_WINDOW];
 	uint32_t arrival; /* RESULT that waits for its bytes or its sum; KVFI_NONE */
@@ -445,8 +443,6 @@ void flight_look(struct kvfi_core *core, struct session *session);
 void flight_granted(struct kvfi_core *core, bool granted);
 void flight_moved(struct kvfi_core *core);
 void flight_wake(struct kvfi_core *core);
-/* A RESULT was accepted: what has come until now has a name. */
-void flight_named(struct kvfi_core *core, struct link *link);
 
 /* deadline.c */
 void deadline_open(struct kvfi_core *core, struct session *session);
@@ -456,10 +452,11 @@ void deadline_begins(struct kvfi_core *core, struct session *session);
 void deadline_waits(struct kvfi_core *core, struct session *session);
 /* Bytes of this delivery, or under this link's grant, have moved; first_ns: when the first did, 0: not known. */
 void deadline_delivery(
-	const struct kvfi_core *core, struct session *session, struct delivery *delivery, uint64_t first_ns);
-void deadline_bytes(
-	const struct kvfi_core *core, struct session *session, struct link *link, uint64_t first_ns);
+	struct kvfi_core *core, struct session *session, struct delivery *delivery, uint64_t first_ns);
+void deadline_bytes(struct kvfi_core *core, struct session *session, struct link *link, uint64_t first_ns);
 /* rx: a RESULT was accepted: what has come until now has a name. */
+/* Asks the transports what has moved. */
+void deadline_look(struct kvfi_core *core, struct session *session);
 void deadline_accepted(struct kvfi_core *core, struct session *session, struct link *link);
 /* tx: a receiver says that it is wanted. */
 void deadline_hold(struct kvfi_core *core, struct session *session);

@@ -301,7 +301,6 @@ void tx_done(struct kvfi_core *core, const struct kvfi_in_done *done)
 	session->posts_open--;
 	delivery_done(session, delivery, done);
 	deadline_delivery(core, session, delivery, done->first_ns);
-	flight_moved(core);
 	if (link->peer_gone) {
 		if (link->posted == 0)
 			tx_link_over(core, link);
