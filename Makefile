@@ -4,6 +4,8 @@
 #   make demo      build the command and run `kvferry demo`
 #   make test      build everything, run every test, say how many passed, failed and were skipped
 #   make bench     build and run the benchmarks
+#   make soak      200,000 runs of the virtual cluster, or SOAK_SEEDS=A-B
+#   make mutants   plant known defects, one at a time, and show that the tests or the virtual cluster catch each
 #   make install   PREFIX=/usr/local, DESTDIR=
 #   make clean     remove the build directory
 #
@@ -19,11 +21,13 @@ JOBS ?=
 TEST_ARGS ?= --timeout-multiplier=3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SOAK_SEEDS ?= 1-200000
+MUTANTS_ARGS ?=
 
 NINJA = ninja -C $(BUILD) $(if $(JOBS),-j$(JOBS))
 bootstrap = $(if $(BOOTSTRAP),@$(BOOTSTRAP) $(1))
 
-.PHONY: all demo test bench install clean
+.PHONY: all demo test bench soak mutants install clean
 
 all:
 	$(call bootstrap,build)
@@ -51,6 +55,17 @@ bench:
 	$(NINJA) bench/kvferry-bench bench/kvferry-bench-walk
 	@$(BUILD)/bench/kvferry-bench-walk
 	@$(BUILD)/bench/kvferry-bench $(BENCH_ARGS)
+
+soak:
+	$(call bootstrap,build)
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	$(NINJA) cli/kvferry
+	$(BUILD)/cli/kvferry sim --seeds $(SOAK_SEEDS)
+
+# In a copy of the committed tree, build-mutants.
+mutants:
+	$(call bootstrap,build test)
+	tests/mutants/run $(MUTANTS_ARGS)
 
 install:
 	$(call bootstrap,build)
