@@ -51,6 +51,7 @@ static void say(kvf_agent *agent, struct agent_group *group, uint32_t to, uint64
 		msg.u.group.len_bytes = own->len_bytes[round & 1];
 		msg.u.group.bytes = own->bytes[round & 1];
 	}
+	msg.u.group.seal = kvfi_msg_seal(&msg);
 	(void)kvfi_control_of(agent)->send(agent->control, member->way, &msg);
 	agent->sent = true;
 }
@@ -85,15 +86,20 @@ static void fail(struct agent_group *group, enum kvf_status status, uint32_t ran
 
 static void look(struct agent_group *group)
 {
+	uint64_t awaited = 0;
+
 	if (group->open == atomic_load_explicit(&group->completed, memory_order_relaxed))
 		return;
 	for (uint32_t i = 0; i < group->n; i++) {
 		if (has_said(group, i, group->open))
 			continue;
+		awaited |= UINT64_C(1) << i;
 		if (group->members[i].lost)
 			fail(group, KVF_PEER_LOST, i, "is gone, and this round awaits it");
-		return;
 	}
+	atomic_store(&group->awaited, awaited);
+	if (awaited != 0)
+		return;
 	group->next_ns = KVFI_NEVER;
 	atomic_store(&group->completed, group->open);
 }
@@ -176,8 +182,8 @@ void kvfi_group_message(kvf_agent *agent, const struct kvfi_msg *msg)
 	const struct kvfi_msg_group *word = &msg->u.group;
 	struct agent_group *group = find(agent, word->group);
 
-	if (group == NULL || !belongs(agent, group, msg))
-		return; /* not open here yet: it will be said again */
+	if (group == NULL || word->seal != kvfi_msg_seal(msg) || !belongs(agent, group, msg))
+		return; /* not open here yet, or damaged: it will be said again */
 	if (word->round > 0 && store(group, word) && (word->flags & KVFI_GROUP_WANTED) != 0 &&
 		has_said(group, group->rank, word->round))
 		say(agent, group, word->rank, word->round, 0);

@@ -30,7 +30,8 @@ struct agent_group {
 
 	/* between */
 	_Atomic uint64_t completed;
-	_Atomic int failed; /* enum kvf_status; why is written before */
+	_Atomic uint64_t awaited; /* members, by bit; for a sentence alone */
+	_Atomic int failed;       /* enum kvf_status; why is written before */
 	char why[200];
 
 	/* owner */

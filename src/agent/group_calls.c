@@ -171,6 +171,15 @@ enum kvf_status kvf_group_post(
 	return KVF_OK;
 }
 
+static enum kvf_status awaited(const struct agent_group *group)
+{
+	const uint64_t members = atomic_load(&group->awaited);
+
+	return kvfi_fail(KVF_EAGAIN, "round %llu awaits member %d, and %d more",
+		(unsigned long long)group->posted, members == 0 ? (int)group->rank : __builtin_ctzll(members),
+		members == 0 ? 0 : __builtin_popcountll(members) - 1);
+}
+
 enum kvf_status kvf_group_test(kvf_agent *agent, kvf_group_handle handle, struct kvf_group_part *parts_out)
 {
 	struct front_group *front = NULL;
@@ -189,7 +198,7 @@ enum kvf_status kvf_group_test(kvf_agent *agent, kvf_group_handle handle, struct
 		status = (enum kvf_status)atomic_load(&group->failed);
 		if (status != KVF_OK)
 			return kvfi_fail(status, "%s", group->why);
-		return kvfi_fail(KVF_EAGAIN, "round %llu is open", (unsigned long long)group->posted);
+		return awaited(group);
 	}
 	group->told = group->posted;
 	for (uint32_t i = 0; i < group->n; i++) {

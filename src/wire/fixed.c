@@ -171,6 +171,7 @@ static void put_group(struct kvfi_writer *writer, const struct kvfi_msg_group *g
 	kvfi_put_u32(writer, group->members);
 	kvfi_put_u32(writer, group->flags);
 	kvfi_put_u32(writer, group->len_bytes);
+	kvfi_put_u64(writer, group->seal);
 	kvfi_put_bytes(writer, group->bytes, group->len_bytes);
 }
 
@@ -182,6 +183,7 @@ static void get_group(struct kvfi_reader *reader, struct kvfi_msg_group *group)
 	group->members = kvfi_get_u32(reader);
 	group->flags = kvfi_get_u32(reader);
 	group->len_bytes = kvfi_get_u32(reader);
+	group->seal = kvfi_get_u64(reader);
 	group->bytes = kvfi_get_span(reader, group->len_bytes);
 }
 

@@ -135,6 +135,20 @@ static uint64_t seal_result(uint64_t seal, const struct kvfi_msg_result *result)
 	return seal;
 }
 
+/* A member is known by its incarnation alone. */
+static uint64_t seal_group(uint64_t seal, const struct kvfi_msg *msg)
+{
+	const struct kvfi_msg_group *group = &msg->u.group;
+
+	seal = kvfi_hash_u64(seal, msg->header.from);
+	seal = kvfi_hash_u64(seal, msg->header.to);
+	seal = kvfi_hash_u64(seal, group->group);
+	seal = kvfi_hash_u64(seal, group->round);
+	seal = seal_pair(seal, group->rank, group->members);
+	seal = seal_pair(seal, group->flags, group->len_bytes);
+	return group->len_bytes == 0 ? seal : kvfi_hash_bytes(seal, group->bytes, group->len_bytes);
+}
+
 uint64_t kvfi_msg_seal(const struct kvfi_msg *msg)
 {
 	uint64_t seal = kvfi_hash_u64((uint64_t)msg->header.type, msg->header.instance_id);
@@ -146,6 +160,8 @@ uint64_t kvfi_msg_seal(const struct kvfi_msg *msg)
 		return seal_request(seal, &msg->u.request);
 	if (msg->header.type == KVFI_MSG_RESULT)
 		return seal_result(seal, &msg->u.result);
+	if (msg->header.type == KVFI_MSG_GROUP)
+		return seal_group(seal, msg);
 	if (msg->header.type != KVFI_MSG_GO)
 		return 0;
 	seal = kvfi_hash_u64(seal, msg->u.go.dp_index);

@@ -172,6 +172,7 @@ struct kvfi_msg_group {
 	uint32_t rank, members; /* the sender's place, and how many there are */
 	uint32_t flags;
 	uint32_t len_bytes;
+	uint64_t seal;
 	const unsigned char *bytes; /* points into the message's block */
 };
 

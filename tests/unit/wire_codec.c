@@ -472,6 +472,27 @@ static void cold_messages_need_msgpack(void **state)
 #endif
 }
 
+static void a_group_frame_is_as_the_page_says(void **state)
+{
+	struct random_message *random = random_message_new(2, KVFI_MSG_GROUP);
+	const struct kvfi_msg_group *group = &random->msg.u.group;
+	struct bytes bytes = encode(&random->msg);
+
+	(void)state;
+	assert_at(&bytes, 6, 2, 17);
+	assert_at(&bytes, 64, 8, group->group);
+	assert_at(&bytes, 72, 8, group->round);
+	assert_at(&bytes, 80, 4, group->rank);
+	assert_at(&bytes, 84, 4, group->members);
+	assert_at(&bytes, 88, 4, group->flags);
+	assert_at(&bytes, 92, 4, group->len_bytes);
+	assert_at(&bytes, 96, 8, group->seal);
+	assert_int_equal(bytes.len, 104 + group->len_bytes);
+	assert_memory_equal(bytes.at + 104, group->bytes, group->len_bytes);
+	free(bytes.at);
+	random_message_free(random);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -481,6 +502,7 @@ int main(void)
 		cmocka_unit_test(extra_bytes_are_refused),
 		cmocka_unit_test(flipped_bits_never_crash),
 		cmocka_unit_test(another_version_is_named_and_another_magic_is_garbage),
+		cmocka_unit_test(a_group_frame_is_as_the_page_says),
 		cmocka_unit_test(t_p15_success_and_failure_are_the_same_frame),
 		cmocka_unit_test(t_p43_ids_survive_with_all_64_bits),
 		cmocka_unit_test(a_buffer_that_is_too_small_is_full),

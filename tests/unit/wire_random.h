@@ -278,6 +278,7 @@ static inline void random_said(struct random_message *random, struct kvfi_msg_gr
 	for (uint32_t i = 0; i < group->len_bytes; i++)
 		bytes[i] = (unsigned char)random_u64(random);
 	group->bytes = bytes;
+	group->seal = random_u64(random);
 }
 
 static inline void random_body(struct random_message *random, struct kvfi_msg *msg)
@@ -477,6 +478,7 @@ static inline void assert_said_equal(const struct kvfi_msg_group *a, const struc
 {
 	assert_true(a->group == b->group && a->round == b->round);
 	assert_true(a->rank == b->rank && a->members == b->members && a->flags == b->flags);
+	assert_true(a->seal == b->seal);
 	assert_int_equal(a->len_bytes, b->len_bytes);
 	if (a->len_bytes > 0)
 		assert_memory_equal(a->bytes, b->bytes, a->len_bytes);
