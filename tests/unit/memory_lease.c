@@ -1,8 +1,13 @@
-/* memory_lease.c - the lease word under every interleaving of its atomic steps.
+/* memory_lease.c - the lease word, and the gate of a connection, under every interleaving of their atomic steps.
  *
  * The functions of lease.h themselves are run, with their atomics replaced by steps of a small scheduler. An actor is a function whose
  * only input is what its steps return; so one more step of it is: run it from the start, feed it the recorded results, perform one
- * new step, jump out. A depth-first search over "whose step is next" then visits every reachable state once.
+ * new step, jump out. A depth-first search over "whose step is next" then visits every reachable state once. An actor that is mortal may
+ * also be gone at any of its steps: killed, or stopped for ever. What cannot matter to an actor any more is dropped from its record, so that
+ * states that are the same are seen to be.
+ *
+ * Checked at every store: its generation was not proven quiet; no worker stores more than one chunk after the revoke. At every change of the
+ * word: nobody enters what is revoked; a generation begins with nobody inside.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +22,7 @@
 
 static uint64_t step_load(const _Atomic uint64_t *word);
 static bool step_exchange(_Atomic uint64_t *word, uint64_t *expected, uint64_t desired);
+static bool step_retried(_Atomic uint64_t *word, uint64_t *expected, uint64_t desired);
 static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits);
 
 #undef atomic_load
@@ -25,7 +31,7 @@ static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits);
 #undef atomic_fetch_or
 #define atomic_load(word)                                       step_load(word)
 #define atomic_compare_exchange_strong(word, expected, desired) step_exchange(word, expected, desired)
-#define atomic_compare_exchange_weak(word, expected, desired)   step_exchange(word, expected, desired)
+#define atomic_compare_exchange_weak(word, expected, desired)   step_retried(word, expected, desired)
 #define atomic_fetch_or(word, bits)                             step_or(word, bits)
 #include "memory/lease.h"
 
@@ -33,21 +39,26 @@ static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits);
 #define MAX_LOG    40
 
 struct actor {
-	uint32_t n_log;
+	uint32_t n_log, stage;
 	bool done;
 	int net; /* what it added to the count of workers inside */
+	bool dead;
+	uint32_t late; /* chunks stored since the last revoke */
 	uint64_t log[MAX_LOG];
 };
 
 struct world {
-	uint64_t word;
+	uint64_t word, gate;
 	uint32_t quiet_generation; /* stores of this generation and older are forbidden from here on */
+	uint32_t revoked;          /* the last generation that was */
+	bool reused;               /* the writer's addresses lead elsewhere */
 	uint32_t stores;
 	struct actor actors[MAX_ACTORS];
 };
 
 static struct world world;
 static struct kvfi_lease lease; /* its word is loaded from and saved to world.word */
+static struct kvfi_gate gate;   /* likewise */
 static struct actor *current;
 static uint32_t replayed;
 static bool may_step;
@@ -87,6 +98,7 @@ static void changed(uint64_t before, uint64_t after)
 
 	if (kvfi_lease_generation_of(before) != kvfi_lease_generation_of(after)) {
 		assert_int_equal(before & KVFI_LEASE_INSIDE, 0); /* granted only when nobody is inside */
+		assert_true((before & KVFI_LEASE_REVOKED) != 0);
 		return;
 	}
 	assert_true(delta >= -1 && delta <= 1);
@@ -113,6 +125,32 @@ static bool step_exchange(_Atomic uint64_t *word, uint64_t *expected, uint64_t d
 	return false;
 }
 
+/* In a loop that began with a load: a failed attempt leaves its caller where a load of what it saw would have. */
+static bool step_retried(_Atomic uint64_t *word, uint64_t *expected, uint64_t desired)
+{
+	uint64_t seen;
+
+	if (replayed == current->n_log && may_step && *word != *expected) {
+		may_step = false;
+		*expected = current->log[current->n_log - 1] = *word;
+		return false;
+	}
+	seen = *expected;
+	return step_exchange(word, &seen, desired);
+}
+
+/* An actor between two things that have nothing to do with each other: what it saw before is forgotten. */
+static bool at(uint32_t stage)
+{
+	return current->stage == stage;
+}
+
+static void next(void)
+{
+	current->stage++;
+	current->n_log = replayed = 0;
+}
+
 static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits)
 {
 	uint64_t seen;
@@ -121,6 +159,11 @@ static uint64_t step_or(_Atomic uint64_t *word, uint64_t bits)
 		return seen;
 	seen = record(*word);
 	*word = seen | bits;
+	if (word == &lease.word) {
+		world.revoked = kvfi_lease_generation_of(seen);
+		for (int i = 0; i < MAX_ACTORS; i++)
+			world.actors[i].late = 0;
+	}
 	return seen;
 }
 
@@ -132,6 +175,8 @@ static void store(uint32_t generation)
 	if (!live(&ignored))
 		return;
 	assert_true(generation > world.quiet_generation);
+	if (generation <= world.revoked)
+		assert_int_equal(++current->late, 1);
 	world.stores++;
 	(void)record(0);
 }
@@ -208,6 +253,7 @@ static size_t n_visited, visited_size;
 static uint64_t n_ends;
 static void (*const *cast)(void);
 static int n_cast;
+static uint32_t mortal; /* bits of cast */
 static void (*at_end)(void);
 
 static bool visit(void)
@@ -232,11 +278,13 @@ static void advance(int who)
 	replayed = 0;
 	may_step = true;
 	lease.word = world.word;
+	gate.word = world.gate;
 	if (setjmp(stop) == 0) {
 		cast[who]();
 		current->done = true;
 	}
 	world.word = lease.word;
+	world.gate = gate.word;
 }
 
 static void search(void)
@@ -253,6 +301,11 @@ static void search(void)
 		advance(who);
 		search();
 		world = here;
+		if ((mortal >> who & 1) == 0)
+			continue;
+		world.actors[who].done = world.actors[who].dead = true;
+		search();
+		world = here;
 	}
 	if (!any) {
 		n_ends++;
@@ -262,7 +315,7 @@ static void search(void)
 
 static void explore(uint64_t word, void (*const *actors)(void), int n, void (*end)(void))
 {
-	visited_size = (size_t)1 << 22;
+	visited_size = (size_t)1 << 23;
 	visited = calloc(visited_size, sizeof(*visited));
 	assert_non_null(visited);
 	memset(&world, 0, sizeof(world));
@@ -349,6 +402,132 @@ static void the_chunk_count_wraps_and_carries_nowhere(void **state)
 	explore(UINT64_C(0xffff) << 48 | UINT64_C(1) << 16, actors, 3, end_has_wrapped);
 }
 
+/* ---- two workers, two generations */
+
+static void chunks_of_both(uint32_t each)
+{
+	for (uint32_t stage = 0; stage < 2 * each; stage++) {
+		if (at(stage)) {
+			writer(1 + stage / each, 1);
+			next();
+		}
+	}
+}
+
+static void worker_of_both(void)
+{
+	chunks_of_both(1);
+}
+
+static void worker_of_both_twice(void)
+{
+	chunks_of_both(2);
+}
+
+/* Everything that a receiver does with one slot: takes it back, has its proof, grants it again, takes that back too. */
+static void receiver_of_both(void)
+{
+	for (uint32_t generation = 1; generation <= 2; generation++) {
+		if (at(2 * generation - 2)) {
+			kvfi_lease_revoke(&lease);
+			next();
+		}
+		if (at(2 * generation - 1)) {
+			if (!kvfi_lease_quiet(&lease))
+				return;
+			proven(generation);
+			if (generation == 1)
+				assert_true(kvfi_lease_grant(&lease, 2)); /* what was quiet stays so */
+			next();
+		}
+	}
+}
+
+/* Only the dead are still counted inside. */
+static void end_counts_the_dead(void)
+{
+	uint64_t counted = 0;
+
+	for (int i = 0; i < n_cast; i++)
+		counted += world.actors[i].net == 1;
+	for (int i = 0; i < n_cast; i++)
+		assert_true(world.actors[i].net == 0 || world.actors[i].dead);
+	assert_int_equal(inside(), counted);
+	lease.word = world.word;
+	if (counted != 0 && (world.word & KVFI_LEASE_REVOKED) != 0)
+		assert_true(world.quiet_generation < kvfi_lease_generation_of(world.word));
+}
+
+static void two_workers_over_two_generations(void **state)
+{
+	static void (*const actors[])(void) = {worker_of_both_twice, worker_of_both, receiver_of_both};
+
+	(void)state;
+	explore(UINT64_C(1) << 16, actors, 3, end_counts_the_dead);
+}
+
+static void a_worker_that_dies_anywhere_never_makes_a_false_proof(void **state)
+{
+	static void (*const actors[])(void) = {worker_of_both, worker_of_both, receiver_of_both};
+
+	(void)state;
+	mortal = 3;
+	explore(UINT64_C(1) << 16, actors, 3, end_counts_the_dead);
+	mortal = 7; /* and a receiver that dies leaves no worker inside but the dead */
+	explore(UINT64_C(1) << 16, actors, 3, end_counts_the_dead);
+	mortal = 0;
+}
+
+/* ---- the gate */
+
+static void touch_addresses(void)
+{
+	uint64_t ignored;
+
+	if (!live(&ignored))
+		return;
+	assert_false(world.reused);
+	(void)record(0);
+}
+
+static void receiver_fences(void)
+{
+	if ((kvfi_gate_say(&gate, KVFI_GATE_FENCING) & KVFI_GATE_SHUT) != 0)
+		return;
+	touch_addresses();
+	touch_addresses();
+	(void)kvfi_gate_say(&gate, KVFI_GATE_FENCED);
+}
+
+static void writer_shuts(void)
+{
+	uint64_t said = kvfi_gate_say(&gate, KVFI_GATE_SHUT), ignored;
+
+	if ((said & KVFI_GATE_FENCING) != 0 && (said & KVFI_GATE_FENCED) == 0)
+		return; /* keeps them */
+	if (!live(&ignored))
+		return;
+	world.reused = true;
+	(void)record(0);
+}
+
+static void end_of_gate(void)
+{
+	gate.word = world.gate;
+	if (!world.actors[1].dead)
+		assert_true(kvfi_gate_said(&gate, KVFI_GATE_SHUT) || world.actors[1].n_log == 0);
+}
+
+static void no_address_is_fenced_that_leads_elsewhere(void **state)
+{
+	static void (*const actors[])(void) = {receiver_fences, writer_shuts};
+
+	(void)state;
+	mortal = 3;
+	explore(0, actors, 2, end_of_gate);
+	mortal = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -356,6 +535,9 @@ int main(void)
 		cmocka_unit_test(no_store_of_an_old_generation_after_the_next_was_granted),
 		cmocka_unit_test(leaving_a_stale_generation_changes_nothing),
 		cmocka_unit_test(the_chunk_count_wraps_and_carries_nowhere),
+		cmocka_unit_test(two_workers_over_two_generations),
+		cmocka_unit_test(a_worker_that_dies_anywhere_never_makes_a_false_proof),
+		cmocka_unit_test(no_address_is_fenced_that_leads_elsewhere),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
