@@ -71,6 +71,52 @@ enum kvf_status kvf_register(kvf_agent *agent, void *memory, uint64_t len_bytes,
 	return status == KVF_OK ? tell_added(agent, index, region_out) : status;
 }
 
+static bool group_lies_in(const struct kvf_group *wire, uint32_t region)
+{
+	for (uint32_t i = 0; i < wire->n_layers * wire->n_parts; i++)
+		if (wire->bases[i] >> KVFI_REGION_SHIFT == region)
+			return true;
+	return false;
+}
+
+static bool lists_touch(const kvf_agent *agent, const struct kvfi_ids *lists, uint32_t region)
+{
+	for (uint32_t g = 0; g < agent->wire_layout->n_groups; g++)
+		if (lists[g].n > 0 && group_lies_in(&agent->wire_layout->groups[g], region))
+			return true;
+	return false;
+}
+
+static bool session_touches(const kvf_agent *agent, const struct front_session *front, uint32_t region)
+{
+	if (front->kind == FRONT_FREE || front->released_polled)
+		return false;
+	if (front->kind == FRONT_RX)
+		return lists_touch(agent, front->rx.lists, region);
+	for (struct kept *kept = front->kept; kept != NULL; kept = kept->next)
+		if (lists_touch(agent, ((struct front_slice *)(void *)kept)->slice.lists, region))
+			return true;
+	return false;
+}
+
+/* A layout pins its regions for as long as the agent lives; a session in them is the nearer reason, and the one that goes away. */
+static enum kvf_status check_unused(const kvf_agent *agent, uint32_t region)
+{
+	for (uint32_t i = 0; agent->declared && i < agent->options.max_sessions; i++) {
+		const struct front_session *front = &agent->sessions[i];
+
+		if (session_touches(agent, front, region))
+			return kvfi_fail(KVF_EBUSY,
+				"region: session %llx of request %llu (attempt %u) touches it and is not "
+				"released",
+				(unsigned long long)kvfi_front_handle(agent, i).bits,
+				(unsigned long long)front->request_id, front->attempt);
+	}
+	if (agent->regions.table[region].users > 0)
+		return kvfi_fail(KVF_EBUSY, "region: a declared layout lies in it");
+	return KVF_OK;
+}
+
 static enum kvf_status remove_region(kvf_agent *agent, kvf_region region, bool allocated)
 {
 	enum kvf_status status;
@@ -84,8 +130,9 @@ static enum kvf_status remove_region(kvf_agent *agent, kvf_region region, bool a
 	if ((agent->regions.table[index].fd >= 0) != allocated)
 		return kvfi_fail(
 			KVF_EINVAL, "region: it came from %s", allocated ? "kvf_register" : "kvf_alloc");
-	if (agent->regions.table[index].users > 0)
-		return kvfi_fail(KVF_EBUSY, "region: a declared layout lies in it");
+	status = check_unused(agent, index);
+	if (status != KVF_OK)
+		return status;
 	status = kvfi_owner_call(agent, region_removed, &index);
 	return status == KVF_OK ? kvfi_regions_remove(&agent->regions, index) : status;
 }

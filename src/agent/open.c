@@ -262,15 +262,15 @@ static enum kvf_status say_bye(kvf_agent *agent, void *unused)
 	return KVF_OK;
 }
 
+/* Whose blocks others may still write. What a sending session lends is read by workers of this agent alone, and close ends them. */
 static void count_unreleased(const kvf_agent *agent, struct kvf_close_report *report)
 {
-	report->unreleased_sessions = atomic_load(&agent->unreleased);
-	report->unreleased_bytes = 0;
-	for (uint32_t i = 0; report->unreleased_sessions > 0 && i < agent->options.max_sessions; i++) {
+	for (uint32_t i = 0; i < agent->options.max_sessions; i++) {
 		const struct front_session *front = &agent->sessions[i];
 
 		if (front->kind != FRONT_RX || front->released_polled)
 			continue;
+		report->unreleased_sessions++;
 		for (uint32_t g = 0; g < agent->layout->n_groups; g++)
 			report->unreleased_bytes +=
 				kvfi_blocks_bytes(&agent->layout->groups[g], front->rx.lists[g].n);

@@ -74,7 +74,7 @@ static enum kvf_status check_order(const struct kvf_options *options)
 	if (o->silence_timeout_ns > 0 && o->ping_ns == 0)
 		return kvfi_fail(KVF_EINVAL,
 			"options: ping_ns: 0 asks no peer, and silence_timeout_ns is %llu: every idle one "
-		        "would be lost",
+			"would be lost",
 			(unsigned long long)o->silence_timeout_ns);
 	if (o->silence_timeout_ns > 0 && o->ping_ns >= o->silence_timeout_ns)
 		return kvfi_fail(KVF_EINVAL,

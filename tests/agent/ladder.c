@@ -244,6 +244,25 @@ static void whoever_is_dropped_learns_it_by_a_refusal(void **state)
 	solo_move(all, 2, &prefill, &decode, 3);
 }
 
+/* Pitfall 36: memory is not given back while a session touches it, whatever its outcome was. */
+static void t_p36_memory_of_an_unreleased_session_is_not_given_back(void **state)
+{
+	struct solo *all[] = {&decode, &prefill};
+	kvf_session from, to;
+
+	(void)state;
+	to = quarantine_one(41, &from);
+	REFUSES(KVF_EBUSY, kvf_free(decode.agent, decode.region),
+		"of request 41 (attempt 0) touches it and is not released");
+	REFUSES(KVF_EBUSY, kvf_free(prefill.agent, prefill.region), "of request 41 ");
+	REFUSES(KVF_EINVAL, kvf_unregister(prefill.agent, prefill.region), "kvf_alloc");
+	holding = false;
+	(void)solo_next(all, 2, &decode, KVF_EVENT_RELEASED, to);
+	WORKS(kvf_session_close(decode.agent, to));
+	(void)solo_finish(all, 2, &prefill, from, NULL);
+	REFUSES(KVF_EBUSY, kvf_free(decode.agent, decode.region), "declared layout");
+}
+
 /* What is not proven is counted, and stays where it was. */
 static void close_reports_what_it_could_not_prove_and_leaves_it_mapped(void **state)
 {
@@ -271,6 +290,7 @@ int main(void)
 		BESIDE(a_fence_releases_and_the_peer_comes_back_under_another_link),
 		cmocka_unit_test_setup_teardown(
 			whoever_is_dropped_learns_it_by_a_refusal, open_impatient, close_pair),
+		BESIDE(t_p36_memory_of_an_unreleased_session_is_not_given_back),
 		BESIDE(close_reports_what_it_could_not_prove_and_leaves_it_mapped),
 	};
 
