@@ -67,6 +67,10 @@ static const struct kvf_parallel shapes[] = {
 	{4, 1, 1, 1, NULL, NULL},
 	{4, 1, 1, 2, NULL, NULL},
 	{2, 2, 1, 2, NULL, NULL},
+	{3, 2, 1, 1, NULL, NULL},
+	{4, 2, 1, 1, NULL, NULL},
+	{4, 2, 1, 2, NULL, NULL},
+	{8, 1, 1, 4, NULL, NULL},
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
@@ -86,7 +90,9 @@ static const struct kvf_parallel *draw_shape(struct sim_world *world, uint32_t r
 
 static void draw_instances(struct sim_world *world)
 {
-	const struct kvf_parallel *prefill = draw_shape(world, world->options.max_ranks - 1);
+	uint32_t half = world->options.max_ranks / 2;
+	uint32_t room = half + (uint32_t)sim_below(&world->draw, world->options.max_ranks - half);
+	const struct kvf_parallel *prefill = draw_shape(world, room);
 	const struct kvf_parallel *decode = draw_shape(world, world->options.max_ranks - ranks_of(prefill));
 
 	KVFI_ASSERT(kvf_instance_new(world->model, prefill, KVF_PREFILL, 1, &world->instances[0]) == KVF_OK);

@@ -339,7 +339,9 @@ static void step_leased(struct sim_world *world, struct sim_event *event)
 	if (post == NULL)
 		return;
 	if (post->ended || post->stopping) {
-		sim_post_finish(self, post, post->stopping && !post->ended ? post->why : KVF_OK);
+		bool stored = post->ended && !post->link->fenced;
+
+		sim_post_finish(self, post, stored ? KVF_OK : post->stopping ? post->why : KVF_PEER_LOST);
 		return;
 	}
 	if (!kvfi_lease_enter(lease_of(post), post->tx.lease_generation)) {
@@ -371,7 +373,9 @@ static void step_card(struct sim_world *world, struct sim_event *event)
 	if (post == NULL || post->in_flight > 0)
 		return; /* comes again with the last of them */
 	if (post->ended || post->stopping) {
-		sim_post_finish(self, post, post->stopping && !post->ended ? post->why : KVF_OK);
+		bool stored = post->ended && !post->link->fenced;
+
+		sim_post_finish(self, post, stored ? KVF_OK : post->stopping ? post->why : KVF_PEER_LOST);
 		return;
 	}
 	ends = post->link->ends;

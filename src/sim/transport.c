@@ -467,21 +467,50 @@ static void transport_release(struct kvfi_transport *transport, uint32_t grant_i
 	grant->used = false;
 }
 
+/* From here on what the writer stores goes into a sink. */
+static void fence_is_up(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_link *link = event->payload;
+
+	link->fenced = true;
+	sim_trace(world, event->node, "has fenced %s", world->nodes[link->ends[SIM_SENDER].node].name);
+}
+
+static void fence_link(struct sim_transport *self, struct sim_link *link)
+{
+	struct sim_world *world = self->node->world;
+	struct sim_event *event;
+
+	if (link->fencing)
+		return;
+	link->fencing = true;
+	sim_link_break(link, KVF_PEER_LOST, "fenced: the peer does not leave its lease");
+	event = sim_at(world, world->now_ns + 1000 + sim_below(&world->store, 300000), fence_is_up);
+	event->payload = link;
+	event->node = self->node->index;
+	event->life = self->node->life;
+	event->on_cpu = true;
+}
+
 static enum kvf_status transport_fence(struct kvfi_transport *transport, uint32_t peer)
 {
 	struct sim_transport *self = sim_transport_of(transport);
-	struct sim_link *link = self->peers[peer].link;
+	enum kvf_status status = KVF_OK;
 
 	if (self->personality == SIM_APPLIED)
 		return KVF_OK;
-	if (self->personality == SIM_CARD || !self->node->world->has_fence)
-		return kvfi_fail(KVF_EUNSUPPORTED, "no fence here");
-	if (link == NULL || self->peers[peer].side != SIM_RECEIVER)
-		return kvfi_fail(KVF_PEER_LOST, "the peer is not connected");
-	link->fenced = true;
-	sim_trace(self->node->world, self->node->index, "fences %s",
-		self->node->world->nodes[link->ends[SIM_SENDER].node].name);
-	return KVF_OK;
+	for (uint32_t i = 0; i < self->env.max_grants; i++) {
+		const struct sim_grant *grant = &self->grants[i];
+
+		if (!grant->used || grant->rx.peer != peer || !grant->revoked ||
+			proof_of(self, grant) != KVF_PROOF_NONE)
+			continue;
+		if (self->personality == SIM_LEASED && self->node->world->has_fence)
+			fence_link(self, grant->link);
+		else
+			status = kvfi_fail(KVF_EUNSUPPORTED, "no fence here");
+	}
+	return status;
 }
 
 static uint64_t transport_grant_moved(struct kvfi_transport *transport, uint32_t grant_id)

@@ -51,6 +51,7 @@ struct sim_link {
 	uint64_t incarnations[2];
 	struct sim_end ends[2];
 	bool expected, broken;
+	bool fencing;
 	bool fenced; /* what still comes of the sender goes into a sink */
 	struct kvfi_lease_table leases;
 	bool has_leases;
