@@ -368,6 +368,8 @@ void kvfi_liveness_slept(kvf_agent *agent, uint64_t due_ns, uint64_t now_ns);
 
 /* peers.c: slots, timers, up and down */
 struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out);
+/* The number of its next connection. */
+void kvfi_peer_draw_link(struct agent_peer *peer);
 void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);

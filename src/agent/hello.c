@@ -145,6 +145,15 @@ static void end_former(kvf_agent *agent, const struct kvfi_msg *msg)
 	}
 }
 
+/* A connection of that number was begun here and is over, while the other side still calls: it must begin another one. */
+static void refuse_link(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
+{
+	const struct kvf_refusal none = {{0}, {0}, {0}};
+
+	(void)kvfi_fail(KVF_PEER_LOST, "link %llx is over", (unsigned long long)msg->header.link);
+	send_refuse(agent, way, msg, KVF_PEER_LOST, &none);
+}
+
 static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 {
 	uint32_t slot = kvfi_peer_by_incarnation(agent, msg->header.from, msg->header.link);
@@ -157,6 +166,8 @@ static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	if (slot != KVFI_NONE) {
 		if (agent->peers[slot].state == PEER_UP || agent->peers[slot].state == PEER_CONNECTING)
 			send_hello_ok(agent, slot);
+		else
+			refuse_link(agent, way, msg);
 		return;
 	}
 	status = judge(agent, msg, &refusal);
@@ -317,6 +328,10 @@ static void on_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg
 
 	if (peer == NULL) {
 		on_barred(agent, msg);
+		return;
+	}
+	if (msg->u.refuse.status == KVF_PEER_LOST) {
+		kvfi_peer_draw_link(peer); /* for the next HELLO, which is due soon */
 		return;
 	}
 	if (peer->wanted_instance == 0)

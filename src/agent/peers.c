@@ -119,6 +119,12 @@ static struct agent_peer *find_slot(kvf_agent *agent)
 	return peer != NULL ? peer : take_next(agent, true);
 }
 
+void kvfi_peer_draw_link(struct agent_peer *peer)
+{
+	if (!kvfi_random(&peer->link, sizeof(peer->link)) || peer->link == 0)
+		peer->link = kvfi_clock_ns();
+}
+
 struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32_t *slot_out)
 {
 	struct agent_peer *peer = find_slot(agent);
@@ -136,8 +142,7 @@ struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32
 	peer->way = KVFI_NO_WAY;
 	peer->wanted_rank = KVFI_NONE;
 	peer->next_ns = peer->deadline_ns = KVFI_NEVER;
-	if (!kvfi_random(&peer->link, sizeof(peer->link)) || peer->link == 0)
-		peer->link = kvfi_clock_ns();
+	kvfi_peer_draw_link(peer);
 	*slot_out = (uint32_t)(peer - agent->peers);
 	return peer;
 }
