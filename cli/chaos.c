@@ -210,9 +210,10 @@ static bool somebody_waits_for(const struct chaos *chaos, uint32_t index)
 	return false;
 }
 
-static void look_at_stopped(struct chaos *chaos, uint32_t index, uint64_t now)
+static void look_at_stopped(struct chaos *chaos, uint32_t index)
 {
 	struct chaos_process *rank = &chaos->ranks[index];
+	uint64_t now = replay_now_ns(); /* it may have been stopped in this turn */
 	bool too_long = now - rank->since_ns >= STOP_MOST_NS;
 	if (!too_long && somebody_waits_for(chaos, index)) {
 		rank->quiet_ns = 0;
@@ -241,7 +242,7 @@ bool chaos_process_lost(struct chaos *chaos, uint32_t index)
 		return false;
 	set_life(chaos, index, chaos->schedule->setup->chaos.restart ? LIFE_DOWN : LIFE_GONE);
 	rank->due_ns = replay_now_ns() + rank->restart_after_ns;
-	rank->has_first = false;
+	rank->has_early = false;
 	replay_flight_lost(chaos->schedule, side, number);
 	return true;
 }
@@ -274,7 +275,7 @@ static bool turn_rank(struct chaos *chaos, uint32_t index, uint64_t now)
 		look_at_armed(chaos, index, now);
 		return true;
 	case LIFE_STOPPED:
-		look_at_stopped(chaos, index, now);
+		look_at_stopped(chaos, index);
 		return true;
 	case LIFE_DOWN:
 		return now < chaos->ranks[index].due_ns || start_again(chaos, index);

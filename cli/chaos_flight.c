@@ -15,8 +15,10 @@ static bool calm_may_begin(struct chaos *chaos)
 	uint64_t now = replay_now_ns();
 	if (chaos->schedule->n_flights > 0)
 		return false;
-	if (chaos_is_settled(chaos))
+	if (chaos_is_settled(chaos)) {
+		chaos_sample_late(chaos);
 		return true;
+	}
 	if (chaos->calm_since_ns == 0)
 		chaos->calm_since_ns = now;
 	if (now - chaos->calm_since_ns < SETTLE_MOST_NS)
@@ -90,17 +92,21 @@ void chaos_session_released(struct chaos *chaos, const struct replay_report *rep
 	const struct chaos_trouble *trouble = &chaos->troubles[report->slot];
 	struct chaos_result *result = chaos->result;
 	uint32_t index = replay_flight_index(chaos->schedule, report->side, report->rank);
+	uint32_t request = replay_board_slot(&chaos->schedule->board, report->slot)->request;
 	for (uint32_t i = 0; i < 9; i++)
 		result->proofs[i] += report->proofs[i];
-	if (trouble->kill_ns > 0 && trouble->open_at_kill[index] && report->released_ns > trouble->kill_ns)
-		chaos_histogram_add(&result->after_kill, report->released_ns - trouble->kill_ns);
+	/* One that had nothing to do with the killed process yet waits for its deadline. */
+	bool advertised = report->proofs[KVF_PROOF_NEVER_ADVERTISED] == 0;
+	if (trouble->kill_ns > 0 && trouble->open_at_kill[index] && advertised &&
+		report->released_ns > trouble->kill_ns)
+		chaos_delay_add(&result->after_kill, report->released_ns - trouble->kill_ns, report, request);
 	if (report->cancel_ns == 0 || report->released_ns < report->cancel_ns)
 		return;
 	uint64_t took = report->released_ns - report->cancel_ns;
 	if (trouble->stop_ns > 0)
-		chaos_histogram_add(&result->cancel_stopped, took);
+		chaos_delay_add(&result->cancel_stopped, took, report, request);
 	else if (trouble->kill_ns == 0)
-		chaos_histogram_add(&result->cancel_live, took);
+		chaos_delay_add(&result->cancel_live, took, report, request);
 }
 
 void chaos_tell_others(struct chaos *chaos, uint32_t slot)

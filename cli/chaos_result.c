@@ -40,6 +40,19 @@ void chaos_series_add(struct chaos_series *series, uint32_t value)
 	series->in_last = 1;
 }
 
+void chaos_delay_add(
+	struct chaos_delay *delay, uint64_t took_ns, const struct replay_report *report, uint32_t request)
+{
+	const char *proof = "none";
+	for (uint32_t i = 1; i < 9; i++)
+		proof = report->proofs[i] > 0 ? proof_names[i] : proof;
+	if (took_ns > delay->histogram.most)
+		snprintf(delay->slowest, sizeof(delay->slowest), "request %u, %s rank %u: %s, released by %s",
+			request, report->side == REPLAY_PREFILL ? "prefill" : "decode", report->rank,
+			kvf_status_name((enum kvf_status)report->status), proof);
+	chaos_histogram_add(&delay->histogram, took_ns);
+}
+
 static uint64_t outcomes_told(const struct chaos_result *chaos)
 {
 	uint64_t n = 0;
@@ -89,13 +102,15 @@ void chaos_result_complain(const struct replay_result *result)
 
 /* -------------------------------------------------------------------- JSON */
 
-static void json_delay(struct json *json, const char *key, const struct chaos_histogram *histogram)
+static void json_delay(struct json *json, const char *key, const struct chaos_delay *delay)
 {
+	const struct chaos_histogram *histogram = &delay->histogram;
 	json_object(json, key);
 	json_u64(json, "n", histogram->n);
 	json_fixed(json, "p50", (double)chaos_histogram_at(histogram, 0.5) / 1e6, 4);
 	json_fixed(json, "p99", (double)chaos_histogram_at(histogram, 0.99) / 1e6, 4);
 	json_fixed(json, "max", (double)histogram->most / 1e6, 4);
+	json_string(json, "slowest", delay->slowest);
 	json_end(json);
 }
 
@@ -181,13 +196,15 @@ void chaos_result_json(struct json *json, const struct replay_result *result)
 
 /* ------------------------------------------------------------------ people */
 
-static void delay_row(struct table *table, const char *name, const struct chaos_histogram *histogram)
+static void delay_row(struct table *table, const char *name, const struct chaos_delay *delay)
 {
+	const struct chaos_histogram *histogram = &delay->histogram;
 	table_cell(table, "%s", name);
 	table_cell(table, "%llu", (unsigned long long)histogram->n);
 	table_cell(table, "%.3f", (double)chaos_histogram_at(histogram, 0.5) / 1e6);
 	table_cell(table, "%.3f", (double)chaos_histogram_at(histogram, 0.99) / 1e6);
 	table_cell(table, "%.3f", (double)histogram->most / 1e6);
+	table_cell(table, "%s", delay->slowest);
 }
 
 static void call_row(struct table *table, const char *name, const struct chaos_histogram *histogram)
@@ -201,9 +218,10 @@ static void call_row(struct table *table, const char *name, const struct chaos_h
 
 static void print_delays(const struct chaos_result *chaos, FILE *out)
 {
-	static const char *const delays[] = {"ms until released", ">n", ">p50", ">p99", ">max"};
+	static const char *const delays[] = {
+		"ms until released", ">n", ">p50", ">p99", ">max", "the slowest"};
 	static const char *const calls[] = {"us in a call", ">n", ">p50", ">p99.9", ">max"};
-	struct table *table = table_new(delays, 5);
+	struct table *table = table_new(delays, 6);
 	delay_row(table, "cancel, all live", &chaos->cancel_live);
 	delay_row(table, "cancel, one stopped", &chaos->cancel_stopped);
 	delay_row(table, "peer killed", &chaos->after_kill);

@@ -7,6 +7,7 @@
 #include "cli/chaos_watch.h"
 #include "cli/json.h"
 
+struct replay_report;
 struct replay_result;
 
 enum chaos_outcome {
@@ -28,12 +29,19 @@ struct chaos_series {
 };
 void chaos_series_add(struct chaos_series *series, uint32_t value);
 
+struct chaos_delay {
+	struct chaos_histogram histogram;
+	char slowest[160]; /* which session that was, how it ended, how it was released */
+};
+void chaos_delay_add(
+	struct chaos_delay *delay, uint64_t took_ns, const struct replay_report *report, uint32_t request);
+
 struct chaos_result {
 	bool on;
 	uint64_t outcomes[CHAOS_OUTCOMES];
 	uint64_t proofs[9]; /* of all sessions, by peer */
 	/* Nanoseconds from kvf_cancel, or from the harm, to the release. */
-	struct chaos_histogram cancel_live, cancel_stopped, after_kill;
+	struct chaos_delay cancel_live, cancel_stopped, after_kill;
 	struct chaos_histogram poll[2], cancel_call[2]; /* [1]: while a process was stopped */
 	uint64_t cancel_results[8], ladder[4], recovered, peer_losses, recoveries;
 	uint64_t kills, stops, kills_in_lease, stops_in_lease, restarts;
@@ -47,9 +55,8 @@ struct chaos_result {
 	uint32_t calm_failed; /* of them, those that came after all harm */
 	uint32_t unequal;     /* senders and receivers count different bytes */
 	struct chaos_series quarantined, runnable;
-	struct chaos_footprint
-		growth;       /* the most that any process grew since a tenth of the requests was over */
-	char broken_off[512]; /* the run came to no end: why; "" */
+	struct chaos_footprint growth; /* the most that any process grew */
+	char broken_off[512];          /* the run came to no end: why; "" */
 };
 
 /* No canary changed, no block lost, nothing left in quarantine, nobody needs a restart, every request has its outcome. */

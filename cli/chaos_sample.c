@@ -5,23 +5,51 @@
  */
 #include "cli/chaos_state.h"
 
-#define FOOTPRINT_NS  (1000 * CHAOS_NS_PER_MS)
-#define WARM_REQUESTS 10u /* one in so many is over: footprints are compared with those of then */
+#define FOOTPRINT_NS (250 * CHAOS_NS_PER_MS)
+#define WARM_SHARE   10u
+#define YOUNG_SHARE  2u
+
+static void keep_most(int64_t *most, int64_t value)
+{
+	*most = value > *most ? value : *most;
+}
+
+/* A tenth of the requests is over, and not yet half. */
+static bool is_young(const struct replay_schedule *schedule)
+{
+	uint32_t n = schedule->setup->n_requests;
+	return schedule->n_ended >= n / WARM_SHARE && schedule->n_ended < n / YOUNG_SHARE;
+}
 
 static void sample_footprints(struct chaos *chaos, uint64_t now)
 {
 	const struct replay_schedule *schedule = chaos->schedule;
-	bool warm = schedule->n_ended >= schedule->setup->n_requests / WARM_REQUESTS;
 	chaos->footprint_due_ns = now + FOOTPRINT_NS;
-	for (uint32_t i = 0; i < (schedule->processes.loop ? 1 : chaos->n_ranks); i++) {
+	for (uint32_t i = 0; i < schedule->processes.n && is_young(schedule); i++) {
 		struct chaos_process *rank = &chaos->ranks[i];
-		if (rank->life != LIFE_UP || !warm)
+		struct chaos_footprint seen;
+		if (rank->life != LIFE_UP || !chaos_watch_process(schedule->processes.all[i].pid, &seen))
 			continue;
-		if (!chaos_watch_process(schedule->processes.all[i].pid, &rank->last))
+		if (!rank->has_early)
+			rank->early = seen;
+		rank->has_early = true;
+		keep_most(&rank->early.descriptors, seen.descriptors);
+		keep_most(&rank->early.private_bytes, seen.private_bytes);
+		keep_most(&rank->early.mapped_bytes, seen.mapped_bytes);
+	}
+}
+
+void chaos_sample_late(struct chaos *chaos)
+{
+	struct chaos_footprint *growth = &chaos->result->growth;
+	for (uint32_t i = 0; i < chaos->schedule->processes.n; i++) {
+		struct chaos_process *rank = &chaos->ranks[i];
+		if (!rank->has_early ||
+			!chaos_watch_process(chaos->schedule->processes.all[i].pid, &rank->late))
 			continue;
-		if (!rank->has_first)
-			rank->first = rank->last;
-		rank->has_first = true;
+		keep_most(&growth->descriptors, rank->late.descriptors - rank->early.descriptors);
+		keep_most(&growth->private_bytes, rank->late.private_bytes - rank->early.private_bytes);
+		keep_most(&growth->mapped_bytes, rank->late.mapped_bytes - rank->early.mapped_bytes);
 	}
 }
 
@@ -81,16 +109,5 @@ void chaos_collect(struct chaos *chaos)
 		result->recoveries += numbers->recoveries;
 		if (rank->life != LIFE_GONE)
 			result->quarantined_at_end += atomic_load(&numbers->quarantined);
-		if (!rank->has_first)
-			continue;
-		int64_t descriptors = rank->last.descriptors - rank->first.descriptors;
-		int64_t private_bytes = rank->last.private_bytes - rank->first.private_bytes;
-		int64_t mapped_bytes = rank->last.mapped_bytes - rank->first.mapped_bytes;
-		if (descriptors > result->growth.descriptors)
-			result->growth.descriptors = descriptors;
-		if (private_bytes > result->growth.private_bytes)
-			result->growth.private_bytes = private_bytes;
-		if (mapped_bytes > result->growth.mapped_bytes)
-			result->growth.mapped_bytes = mapped_bytes;
 	}
 }

@@ -23,11 +23,12 @@ enum chaos_life {
 struct chaos_process {
 	enum chaos_life life;
 	uint64_t since_ns, due_ns;
-	uint64_t quiet_ns;   /* STOPPED: nobody has a session with it since; 0: somebody has */
-	bool kill;           /* ARMED: what for */
+	uint64_t quiet_ns; /* STOPPED: nobody has a session with it since; 0: somebody has */
+	bool kill;         /* ARMED: what for */
 	uint64_t restart_after_ns;
-	bool has_first;
-	struct chaos_footprint first, last;
+	bool has_early;
+	struct chaos_footprint early,
+		late; /* the most while the run was young; before the calm part, when all is still */
 };
 
 /* Of one slot. */
@@ -66,6 +67,8 @@ static inline uint32_t chaos_side_of(const struct chaos *chaos, uint32_t index, 
 
 /* Looks at machine and processes, if it is time. */
 void chaos_sample(struct chaos *chaos, uint64_t now);
+/* All is still: what do the processes hold now? */
+void chaos_sample_late(struct chaos *chaos);
 /* The other ranks cancel a slot's request. */
 void chaos_tell_others(struct chaos *chaos, uint32_t slot);
 

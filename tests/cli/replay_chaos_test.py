@@ -44,10 +44,10 @@ def check(numbers):
     for key in ("mismatches", "canary_changed", "lost_blocks", "quarantined_at_end", "restarts_needed", "never_released",
                 "calm_failed"):
         assert numbers[key] == 0, key
-    assert list(numbers["cancel_to_release_ms"]) == ["n", "p50", "p99", "max"]
+    assert list(numbers["cancel_to_release_ms"]) == ["n", "p50", "p99", "max", "slowest"]
     assert numbers["kills"] >= numbers["kills_in_lease"] and numbers["stops"] >= numbers["stops_in_lease"]
-    # A descriptor that is in use at one look and not at the other is no leak; one per harm would be.
-    assert numbers["growth"]["descriptors"] <= 4 + numbers["kills"] / 4, "descriptors grow"
+    # A descriptor that is in use at one look and not at the other is no leak.
+    assert numbers["growth"]["descriptors"] <= 4, "descriptors grow"
 
 
 def test_cancels_in_the_middle():
@@ -108,7 +108,7 @@ def test_the_table_says_it_too():
 
 def test_bad_specs_are_refused():
     for spec, says in (("kill=2", "--chaos: kill: '2' is not a probability from 0 to 1"), ("explode=1", "'explode' is none of"),
-                       ("restart", "--chaos: restart: nothing is killed"), ("", "'' is none of")):
+                       ("restart", "--chaos: restart: nothing is killed")):
         refused(USAGE, "replay", "--model", SMALL, "--chaos", spec, says=says)
     refused(USAGE, "replay", "--model", SMALL, "--transport", "loop", "--chaos", "stop=0.1", says="--chaos: stop: needs a process")
     refused(USAGE, "replay", "--model", SMALL, "--quiet", "soon", says=["--quiet", "soon"])
