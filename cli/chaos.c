@@ -115,11 +115,13 @@ static void mark_flights(struct chaos *chaos, uint32_t index, bool kill)
 		flight->harmed = true;
 		if (!replay_member_open(flight->members[index]))
 			continue;
+		bool surely = flight->members[index] == MEMBER_STARTED;
 		uint64_t *first = kill ? &trouble->kill_ns : &trouble->stop_ns;
 		if (*first == 0)
 			*first = now;
 		for (uint32_t i = 0; kill && i < chaos->n_ranks; i++)
-			trouble->open_at_kill[i] |= i != index && replay_member_open(flight->members[i]);
+			trouble->open_at_kill[i] |=
+				surely && i != index && flight->members[i] == MEMBER_STARTED;
 		if (trouble->plan.tell && trouble->tell_due_ns == 0)
 			trouble->tell_due_ns = now + (uint64_t)(trouble->plan.tell_after * (double)TELL_NS);
 	}
