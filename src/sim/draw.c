@@ -149,6 +149,7 @@ static void draw_options(struct sim_world *world)
 	options->max_slices = 128;
 	options->max_block_ids = 4096;
 	options->max_regions = 2;
+	world->tiny = tiny;
 	if (tiny) {
 		sim_count(world, KVF_SIM_FULL);
 		options->max_sessions = 1 + (uint32_t)sim_below(&world->draw, 4);

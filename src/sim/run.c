@@ -102,6 +102,32 @@ static void look(struct sim_world *world, struct sim_event *event)
 	(void)sim_at(world, world->now_ns + LOOK_NS, look);
 }
 
+/* In flight -> over -> probes -> over. True: the run is. */
+static bool phase_is_over(struct sim_world *world)
+{
+	bool done = all_done(world, false);
+
+	if (world->probing == SIM_PROBES_WAIT)
+		return false;
+	if (world->probing == SIM_PROBES_SENT && world->now_ns < world->probe_begin_ns)
+		return false;
+	if (done && world->probing == SIM_PROBES_SENT) {
+		sim_probes_check(world);
+		return true;
+	}
+	if (done && world->tiny)
+		return true; /* a single request may be too much for its tables */
+	if (done) {
+		sim_probes_begin(world);
+		return false;
+	}
+	if (world->now_ns <= (world->probing == SIM_PROBES_SENT ? world->probe_end_ns
+								: world->load_end_ns + world->settle_ns))
+		return false;
+	(void)all_done(world, true);
+	return true;
+}
+
 static void run_until_done(struct sim_world *world)
 {
 	struct sim_event event;
@@ -114,12 +140,8 @@ static void run_until_done(struct sim_world *world)
 		if (!world->calm || world->now_ns < looked_ns + LOOK_NS)
 			continue;
 		looked_ns = world->now_ns;
-		if (all_done(world, false))
+		if (phase_is_over(world))
 			return;
-		if (world->now_ns > world->load_end_ns + world->settle_ns) {
-			(void)all_done(world, true);
-			return;
-		}
 	}
 }
 

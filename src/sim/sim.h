@@ -10,7 +10,8 @@
  *   post.c       one-sided stores                   stream.c     stores that the receiver applies
  *   hot.c        messages over the data path        cancel.c     users who cancel
  *   user.c       requests, sessions, events         lists.c      which blocks, which slices
- *   strike.c     single faults                      run.c        a run from seed to report
+ *   strike.c     single faults                      probe.c      does it work again?
+ *   run.c        a run from seed to report
  */
 #ifndef KVFI_SIM_SIM_H
 #define KVFI_SIM_SIM_H
@@ -181,7 +182,7 @@ struct sim_request {
 	uint32_t skip, chunks;
 	enum kvf_replica replica;
 	uint64_t tx_ns, rx_ns; /* when its users begin, about */
-	bool retried;
+	bool retried, probe;
 	uint32_t cancels; /* how often its users cancel it */
 };
 
@@ -214,6 +215,12 @@ struct sim_counts {
 	uint64_t faults[KVF_SIM_FAULTS];
 };
 
+enum sim_probing {
+	SIM_PROBES_NONE = 0,
+	SIM_PROBES_WAIT = 1,
+	SIM_PROBES_SENT = 2
+};
+
 struct sim_link;
 
 struct sim_world {
@@ -230,6 +237,7 @@ struct sim_world {
 	uint32_t n_nodes, n_prefill;
 	struct sim_node nodes[SIM_MAX_NODES];
 	struct sim_path paths[SIM_MAX_NODES][SIM_MAX_NODES]; /* [prefill][decode] */
+	bool tiny;                                           /* tables of the smallest size */
 	bool has_fence, has_exit;                            /* what the receivers' kernels can do */
 	bool frees_at_safe_cancel; /* users free at a safe result, not at RELEASED */
 	uint32_t n_requests;
@@ -239,6 +247,9 @@ struct sim_world {
 	struct sim_rates rates;
 	uint64_t load_end_ns, settle_ns;
 	bool calm; /* faults are over */
+	enum sim_probing probing;
+	uint32_t first_probe; /* request */
+	uint64_t probe_begin_ns, probe_end_ns; /* all have begun; all must be over */
 
 	struct sim_link *links;
 	struct sim_counts counts;
@@ -346,6 +357,16 @@ bool sim_cut(const struct sim_node *node, uint32_t request, uint32_t n, struct s
 /* Its list of one group: part of the session's. */
 uint32_t sim_cut_list(const struct sim_node *node, uint32_t request, const struct sim_cut *cut,
 	uint32_t group, const int32_t **ids_out);
+
+void sim_user_begin_request(struct sim_world *world, uint32_t request);
+
+/* ---- probe.c ---- */
+
+void sim_probes_begin(struct sim_world *world);
+/* All must have completed. */
+void sim_probes_check(struct sim_world *world);
+/* Everything is over on this node, or waits for a proof. */
+void sim_check_health(struct sim_node *node);
 
 /* ---- strike.c ---- */
 

@@ -201,7 +201,7 @@ static void begin(struct sim_world *world, struct sim_event *event)
 	(void)world;
 }
 
-static void begin_request(struct sim_world *world, uint32_t request)
+void sim_user_begin_request(struct sim_world *world, uint32_t request)
 {
 	const struct sim_request *who = &world->requests[request];
 
@@ -223,7 +223,7 @@ void sim_user_begin(struct sim_world *world)
 {
 	for (uint32_t i = 0; i < world->n_requests; i++)
 		if (!(i < 64 && (world->options.skip_requests >> i & 1) != 0))
-			begin_request(world, i);
+			sim_user_begin_request(world, i);
 }
 
 /* The same request again, as its next attempt. */
@@ -241,7 +241,7 @@ static void try_again(struct sim_world *world, uint32_t request)
 	who->attempt++;
 	who->retried = false;
 	who->tx_ns = who->rx_ns = world->now_ns + pause_ns;
-	begin_request(world, world->n_requests - 1);
+	sim_user_begin_request(world, world->n_requests - 1);
 }
 
 /* ---- events ---- */
@@ -286,6 +286,9 @@ static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf
 		try_again(world, request);
 	if (!session->blocks_taken)
 		return; /* given back at a safe cancel */
+	if (world->requests[request].probe && event->status != KVF_OK)
+		sim_fail(world, "recovery: after all faults request %llu.0 on %s fails: %s",
+			(unsigned long long)event->request_id, node->name, error);
 	if (node->decode && event->status == KVF_OK)
 		sim_pool_check_complete(node, request);
 	else if (node->decode)
