@@ -199,7 +199,7 @@ static void corrupt(struct sim_world *world, struct envelope *envelope)
 			(unsigned char)(1 + sim_below(&world->net, 255));
 }
 
-static void describe(const struct kvfi_msg *msg, char *text, size_t len_bytes)
+void sim_describe_message(const struct kvfi_msg *msg, char *text, size_t len_bytes)
 {
 	const struct kvfi_msg_header *h = &msg->header;
 	int n = snprintf(text, len_bytes, "%s", kvfi_msg_name(h->type));
@@ -258,7 +258,7 @@ static bool control_send(struct kvfi_control *control, uint32_t number, const st
 	way = &self->ways[number];
 	world->counts.messages++;
 	sim_passage(world, self->node->index, way->peer.node, &passage);
-	describe(msg, text, sizeof(text));
+	sim_describe_message(msg, text, sizeof(text));
 	sim_trace(world, self->node->index, "-> %s: %s%s%s", world->nodes[way->peer.node].name, text,
 		passage.copies == 0   ? " (lost)"
 		: passage.copies == 2 ? " (twice)"

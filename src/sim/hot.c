@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "wire/codec.h"
 
 #define HOT_MAX       64u
 #define LOOK_AGAIN_NS (UINT64_C(20) * KVFI_NS_PER_MS)
@@ -35,6 +36,19 @@ static void arrive(struct sim_world *world, struct sim_event *event)
 	}
 	link->hot[event->a].ready_ns = world->now_ns;
 	sim_wake(end->transport->node, 500);
+}
+
+static void trace_frame(struct sim_transport *self, uint32_t to, const struct sim_hot_frame *frame)
+{
+	struct sim_world *world = self->node->world;
+	struct kvfi_msg msg;
+	char text[160];
+
+	if (kvfi_msg_decode(frame->bytes, frame->len_bytes, &msg) != KVF_OK)
+		return; /* no memory */
+	sim_describe_message(&msg, text, sizeof(text));
+	kvfi_msg_fini(&msg);
+	sim_trace(world, self->node->index, "-> %s: %s, over the data path", world->nodes[to].name, text);
 }
 
 bool sim_hot_send(struct kvfi_transport *transport, uint32_t peer, const void *bytes, size_t len_bytes)
@@ -66,8 +80,7 @@ bool sim_hot_send(struct kvfi_transport *transport, uint32_t peer, const void *b
 	hot->tail = &frame->next;
 	hot->n++;
 	world->counts.messages++;
-	sim_trace(world, self->node->index, "-> %s: a message over the data path",
-		world->nodes[link->ends[to].node].name);
+	trace_frame(self, link->ends[to].node, frame);
 	event = sim_at(world, frame->at_ns, arrive);
 	event->payload = link;
 	event->a = to;

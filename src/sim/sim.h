@@ -248,7 +248,7 @@ struct sim_world {
 	uint64_t load_end_ns, settle_ns;
 	bool calm; /* faults are over */
 	enum sim_probing probing;
-	uint32_t first_probe; /* request */
+	uint32_t first_probe;                  /* request */
 	uint64_t probe_begin_ns, probe_end_ns; /* all have begun; all must be over */
 
 	struct sim_link *links;
@@ -327,6 +327,7 @@ void sim_passage(struct sim_world *world, uint32_t from, uint32_t to, struct sim
 /* ---- control.c, transport.c ---- */
 
 extern const struct kvfi_control_ops sim_control_ops;
+void sim_describe_message(const struct kvfi_msg *msg, char *text, size_t len_bytes);
 extern const struct kvfi_transport_ops sim_applied_ops, sim_leased_ops, sim_card_ops;
 const struct kvfi_transport_ops *sim_transport_ops(enum sim_personality personality);
 const char *sim_personality_name(enum sim_personality personality);
