@@ -96,6 +96,35 @@ static void t_options_out_of_range_are_named(void **state)
 	(void)agent;
 }
 
+/* Pitfall 34: orders of deadlines that could never be judged as they are meant; both fields and both values are named. 0 is off. */
+static void t_p34_deadlines_in_a_senseless_order_are_named(void **state)
+{
+	struct kvf_options options = base_options();
+
+	(void)state;
+	options.stall_timeout_ns = options.transfer_timeout_ns + 1;
+	REFUSES(KVF_EINVAL, try_open(&options), "stall_timeout_ns: 60000000001");
+	REFUSES(KVF_EINVAL, try_open(&options), "transfer_timeout_ns, which is 60000000000");
+	options.transfer_timeout_ns = 0;
+	WORKS(try_open(&options));
+	options = base_options();
+	options.ping_ns = options.silence_timeout_ns;
+	REFUSES(KVF_EINVAL, try_open(&options), "ping_ns: 5000000000");
+	REFUSES(KVF_EINVAL, try_open(&options), "silence_timeout_ns, which is 5000000000");
+	options.ping_ns = 0;
+	REFUSES(KVF_EINVAL, try_open(&options), "ping_ns: 0");
+	options.silence_timeout_ns = 0;
+	WORKS(try_open(&options));
+	options.queue_timeout_ns = options.transfer_timeout_ns = options.stall_timeout_ns = 0;
+	options.connect_timeout_ns = options.quiet_timeout_ns = options.progress_timeout_ns = 0;
+	WORKS(try_open(&options));
+	options.queue_timeout_ns = options.transfer_timeout_ns = options.stall_timeout_ns = UINT64_MAX;
+	options.connect_timeout_ns = options.quiet_timeout_ns = options.progress_timeout_ns = UINT64_MAX;
+	options.silence_timeout_ns = UINT64_MAX;
+	options.ping_ns = UINT64_MAX - 1;
+	WORKS(try_open(&options));
+}
+
 static void t_a_runtime_dir_that_others_can_enter_is_refused(void **state)
 {
 	struct kvf_options options = base_options();
@@ -349,6 +378,7 @@ int main(void)
 #define ALONE(test) cmocka_unit_test_setup_teardown(test, make_directory, remove_directory)
 	const struct CMUnitTest tests[] = {
 		ALONE(t_options_out_of_range_are_named),
+		ALONE(t_p34_deadlines_in_a_senseless_order_are_named),
 		ALONE(t_a_runtime_dir_that_others_can_enter_is_refused),
 		ALONE(t_the_largest_tables_open_or_say_why_not),
 		ALONE(t_one_endpoint_serves_one_agent),
