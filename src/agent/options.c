@@ -83,6 +83,20 @@ static enum kvf_status check_order(const struct kvf_options *options)
 	return KVF_OK;
 }
 
+/* Longer than anything lives, and short enough that no sum of a time and a few of them overflows. */
+#define LONGEST_NS (UINT64_C(100) * 365 * 24 * 3600 * KVFI_NS_PER_S)
+
+static void cap_times(struct kvf_options *options)
+{
+	uint64_t *const times[] = {&options->connect_timeout_ns, &options->queue_timeout_ns,
+		&options->transfer_timeout_ns, &options->stall_timeout_ns, &options->quiet_timeout_ns,
+		&options->ping_ns, &options->silence_timeout_ns, &options->progress_timeout_ns};
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+		if (*times[i] > LONGEST_NS)
+			*times[i] = LONGEST_NS;
+}
+
 static bool known_transport(const char *name, size_t len)
 {
 	return (len == 4 && memcmp(name, "loop", 4) == 0) || (len == 3 && memcmp(name, "shm", 3) == 0) ||
@@ -185,6 +199,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 		return kvfi_fail(
 			KVF_EINVAL, "options: listen: longer than %u bytes", KVFI_ENDPOINT_BYTES - 1);
 	agent->options = *options;
+	cap_times(&agent->options);
 	at = agent->strings = malloc(strlen(control) + strlen(transports) + strlen(data_listen) +
 				     strlen(name) + strlen(listen) + strlen(runtime_dir) + 6);
 	if (at == NULL)

@@ -186,7 +186,7 @@ static void until(struct life *life, bool (*done)(const struct life *life), uint
 		pass_time();
 		if (now_ns() > end_ns)
 			fail_msg("allocation %u failed, and nothing goes on: peers up %u; sessions %s %s %s "
-			         "%s",
+				 "%s",
 				n, life->peers_up, how_far(life, 0), how_far(life, 1), how_far(life, 2),
 				how_far(life, 3));
 	}

@@ -45,6 +45,15 @@ static void tune_without_stall(struct kvf_options *options)
 	options->stall_timeout_ns = 0;
 }
 
+static void tune_for_ever(struct kvf_options *options)
+{
+	options->connect_timeout_ns = options->queue_timeout_ns = UINT64_MAX;
+	options->transfer_timeout_ns = options->stall_timeout_ns = UINT64_MAX;
+	options->quiet_timeout_ns = options->progress_timeout_ns = UINT64_MAX;
+	options->silence_timeout_ns = UINT64_MAX;
+	options->ping_ns = UINT64_MAX - 1;
+}
+
 static void open_sides(void (*how)(struct kvf_options *options))
 {
 	struct solo_spec spec = solo_spec(KVF_PREFILL, "inproc", "loop");
@@ -75,6 +84,13 @@ static int open_without_stall(void **state)
 {
 	(void)state;
 	open_sides(tune_without_stall);
+	return 0;
+}
+
+static int open_for_ever(void **state)
+{
+	(void)state;
+	open_sides(tune_for_ever);
 	return 0;
 }
 
@@ -150,6 +166,26 @@ static void t_a_transfer_that_takes_too_long_ends(void **state)
 	expect_end(&decode, to, KVF_TIMED_OUT, "transfer_timeout of 800 ms");
 	run(10, NULL);
 	expect_end(&prefill, from, KVF_CANCELLED, "transfer_timeout of 800 ms");
+}
+
+static void t_p33_the_longest_deadlines_never_come(void **state)
+{
+	kvf_session to = solo_rx(&decode, PREFILL_ID, 1, 64, 0), from;
+
+	(void)state;
+	run(100, NULL);
+	virtual_ns += 1000000 * 1000 * MS; /* eleven days */
+	run(100, NULL);
+	assert_false(has_ended(&decode, to));
+	from = solo_tx(&prefill, 1, 64, 0);
+	run(100, NULL);
+	expect_end(&decode, to, KVF_OK, "");
+	expect_end(&prefill, from, KVF_OK, "");
+	to = solo_rx(&decode, PREFILL_ID, 2, 64, 0);
+	run(100, NULL);
+	assert_int_equal(kvf_cancel(decode.agent, to, NULL), KVF_CANCEL_REQUESTED_IN_FLIGHT);
+	run(100, NULL);
+	expect_end(&decode, to, KVF_CANCELLED, "cancelled");
 }
 
 /* ---- holds ---- */
@@ -297,6 +333,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			t_holds_are_checked_bounded_and_expire, open_pair, close_sides),
 		cmocka_unit_test_setup_teardown(t_waits_say_whether_it_came, open_in_real_time, close_sides),
+		cmocka_unit_test_setup_teardown(
+			t_p33_the_longest_deadlines_never_come, open_for_ever, close_sides),
 	};
 
 	return cmocka_run_group_tests(tests, set_clock, reset_clock);
