@@ -5,10 +5,16 @@
  */
 #include "sim/sim.h"
 
+#include <stdio.h>
 #include <string.h>
 #include "base/assert.h"
 
 #define MAX_TRIES 60
+
+/* They cost time and no session. */
+#define MILD_FAULTS                                                                                          \
+	((uint32_t)(KVF_SIM_DELAY | KVF_SIM_REORDER | KVF_SIM_DROP | KVF_SIM_DUPLICATE | KVF_SIM_SLOW |      \
+		    KVF_SIM_OVERTAKE))
 
 static struct sim_event *at_node(struct sim_node *node, uint32_t request, uint64_t after_ns,
 	void (*run)(struct sim_world *world, struct sim_event *event))
@@ -254,6 +260,34 @@ static void wrong(const struct sim_node *node, uint32_t request, const char *wha
 		node->name, what);
 }
 
+/* Messages that are lost, late, twice or out of order fail no session. A fault that does must be among those of the run; and what tells that the two
+ * sides, or a plan and its bytes, do not agree is told of no fault. */
+static bool is_explained(const struct sim_world *world, enum kvf_status status)
+{
+	switch (status) {
+	case KVF_OK:
+	case KVF_TIMED_OUT:
+	case KVF_CANCELLED:
+		return true;
+	case KVF_PEER_LOST:
+	case KVF_UNREACHABLE:
+	case KVF_STREAM_BROKEN:
+	case KVF_TX_ENDED:
+	case KVF_STALE_EPOCH:
+	case KVF_BUSY:
+	case KVF_EFULL:
+	case KVF_ENOMEM:
+		return (world->options.faults & ~MILD_FAULTS) != 0;
+	case KVF_PROTOCOL:
+	case KVF_PEER_VERSION:
+	case KVF_NO_TRANSPORT:
+	case KVF_REFUSED:
+		return sim_has(world, KVF_SIM_CORRUPT) || sim_has(world, KVF_SIM_ALLOC);
+	default:
+		return false;
+	}
+}
+
 static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf_event *event)
 {
 	struct sim_world *world = node->world;
@@ -272,6 +306,13 @@ static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf
 		error[0] != '\0' ? ": " : "", error);
 	if ((event->status == KVF_OK) != (error[0] == '\0'))
 		wrong(node, request, "a status without a sentence, or the reverse");
+	if (!is_explained(world, event->status)) {
+		char what[160];
+
+		(void)snprintf(what, sizeof(what), "nothing that happened explains %s",
+			kvf_status_name(event->status));
+		wrong(node, request, what);
+	}
 	if (session->cancelled_early && event->status != KVF_CANCELLED)
 		wrong(node, request, "an OUTCOME other than CANCELLED, after before-advertise");
 	if (event->status == KVF_OK)

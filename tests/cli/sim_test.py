@@ -24,6 +24,11 @@ def test_without_faults_everything_completes():
     assert numbers["quarantined_at_end"] == 0 and numbers["failures"] == [], numbers
 
 
+def test_messages_lost_late_twice_or_out_of_order_fail_no_session():
+    numbers = good("sim", "--seeds", "1-60", "--faults", "delay,reorder,drop,duplicate,slow,overtake", "--json", timeout=300).json()
+    assert numbers["outcomes"]["completed"] > 500 and numbers["outcomes"]["failed"] == 0, numbers
+
+
 def test_left_out_requests_do_not_happen():
     trace = good("sim", "--seed", "3", "--faults", "none", "--trace", "--skip-requests", "0").out
     assert "request 1.0" not in trace and "request 2.0" in trace
