@@ -918,7 +918,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_session_close(kvf_agent *agent, kvf_s
 /* ------------------------------------------------------------------ events */
 
 enum kvf_event_type {
-	/* a peer came up, went down or refused. At most 4 * max_peers wait; later ones are left out, kvf_peer_info tells */
+	/* a peer came up, went down or refused. At most 4 * max_peers wait; beyond, changes of a peer are left out, but never its last one */
 	KVF_EVENT_PEER = 1,
 	KVF_EVENT_READY = 2,   /* tx: every expected receiver has asked */
 	KVF_EVENT_SLICE = 3,   /* tx: a slice is acknowledged by every peer */

@@ -190,6 +190,8 @@ struct agent_peer {
 	uint32_t transport; /* chosen, or tried */
 	uint32_t tried;     /* bits */
 	bool in_core;       /* the core was told UP and not DOWN */
+	bool untold;        /* its status was not told: there was no room */
+	bool attempted;     /* decode: a transport could reach it, and tried */
 	bool recall;        /* decode: to be called again, in another slot, at next_ns */
 	bool dropping;      /* by the ladder, when the core's step is over */
 	bool barred;        /* it was */
@@ -249,6 +251,7 @@ struct kvf_agent {
 	_Atomic bool healthy; /* as in the last snapshot */
 	struct published_health health;
 	_Atomic uint32_t peer_events; /* in the ring */
+	_Atomic uint32_t untold;      /* peers whose last change had no room there */
 
 	/* calls */
 	pthread_mutex_t call_lock;
@@ -371,6 +374,8 @@ struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32
 /* The number of its next connection. */
 void kvfi_peer_draw_link(struct agent_peer *peer);
 void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
+/* Those that had no room; the user has taken some. */
+void kvfi_peers_tell(kvf_agent *agent);
 void kvfi_peer_refused(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason);
 /* Those that the ladder wants to be dropped: their connections are closed, their links barred. */

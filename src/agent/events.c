@@ -26,6 +26,8 @@ static void apply(kvf_agent *agent, const struct event_item *item)
 
 	if (item->event.type == KVF_EVENT_PEER) {
 		(void)atomic_fetch_sub(&agent->peer_events, 1);
+		if (atomic_load(&agent->untold) > 0)
+			kvfi_inbox_wake(&agent->inbox); /* there is room again */
 		return;
 	}
 	front = &agent->sessions[item->slot];

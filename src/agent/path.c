@@ -126,12 +126,15 @@ void kvfi_path_start(kvf_agent *agent, uint32_t slot)
 			continue;
 		peer->tried |= 1u << i;
 		peer->transport = i;
-		if (try_transport(agent, slot, i) == KVF_OK)
+		if (try_transport(agent, slot, i) == KVF_OK) {
+			peer->attempted = true;
 			return;
+		}
 		add_reason(peer, agent->transports[i].ops->name, kvf_error());
 	}
 	(void)snprintf(reasons, sizeof(reasons), "%s", peer->reason);
-	kvfi_peer_lost(agent, slot, KVF_NO_TRANSPORT, reasons);
+	/* Where a transport should work and did not, it may the next time; where none can, waiting does not help. */
+	kvfi_peer_lost(agent, slot, peer->attempted ? KVF_UNREACHABLE : KVF_NO_TRANSPORT, reasons);
 }
 
 /* ---- prefill ---- */

@@ -2,7 +2,7 @@
  *
  * A slot serves one connection (incarnation, link) and is never used for another before the core names it no more; what was lost is called
  * again in a new slot. A decode agent goes on calling what it was told to connect to, every second, for as long as it lives; a prefill agent only
- * answers. The number of PEER events that wait is bounded; a user who does not poll misses the later ones, and kvf_peer_info still tells.
+ * answers. The number of PEER events that wait is bounded; a user who does not poll misses changes, but never the last one of a peer.
  */
 #include "agent/agent.h"
 #include "agent/group.h"
@@ -76,12 +76,20 @@ static void drop_hello(struct agent_peer *peer)
 	peer->hello.layout = NULL;
 }
 
+static void forget_untold(kvf_agent *agent, struct agent_peer *peer)
+{
+	if (peer->untold)
+		(void)atomic_fetch_sub(&agent->untold, 1);
+	peer->untold = false;
+}
+
 static void free_slot(kvf_agent *agent, struct agent_peer *peer)
 {
 	atomic_store(&agent->known[peer - agent->peers].id, 0);
 	kvfi_path_free(peer);
 	drop_hello(peer);
 	forget_way(agent, peer);
+	forget_untold(agent, peer);
 	peer->state = PEER_FREE;
 }
 
@@ -147,10 +155,34 @@ struct agent_peer *kvfi_peer_new(kvf_agent *agent, enum peer_state state, uint32
 	return peer;
 }
 
+/* So many may wait. One that finds no room is told when there is some, as it is then: changes in between are left out, the last one never. */
+static void tell_user(kvf_agent *agent, uint32_t slot)
+{
+	struct agent_peer *peer = &agent->peers[slot];
+	struct event_item item = {.slot = slot, .event = {.type = KVF_EVENT_PEER, .status = peer->status}};
+
+	if (atomic_fetch_add(&agent->peer_events, 1) >= KVFI_PEER_EVENTS * agent->options.max_peers) {
+		(void)atomic_fetch_sub(&agent->peer_events, 1);
+		if (!peer->untold)
+			(void)atomic_fetch_add(&agent->untold, 1);
+		peer->untold = true;
+		return;
+	}
+	forget_untold(agent, peer);
+	item.event.peer.bits = (uint64_t)peer->generation << 32 | (slot + 1);
+	kvfi_event_put(agent, &item);
+}
+
+void kvfi_peers_tell(kvf_agent *agent)
+{
+	for (uint32_t i = 0; i < agent->options.max_peers; i++)
+		if (agent->peers[i].untold)
+			tell_user(agent, i);
+}
+
 void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason)
 {
 	struct agent_peer *peer = &agent->peers[slot];
-	struct event_item item = {.slot = slot, .event = {.type = KVF_EVENT_PEER, .status = status}};
 
 	agent->peers_changed = true;
 	if (peer->status == status)
@@ -158,12 +190,7 @@ void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, c
 	peer->status = status;
 	if (reason != peer->reason)
 		(void)snprintf(peer->reason, sizeof(peer->reason), "%s", reason);
-	if (atomic_fetch_add(&agent->peer_events, 1) >= KVFI_PEER_EVENTS * agent->options.max_peers) {
-		(void)atomic_fetch_sub(&agent->peer_events, 1);
-		return;
-	}
-	item.event.peer.bits = (uint64_t)peer->generation << 32 | (slot + 1);
-	kvfi_event_put(agent, &item);
+	tell_user(agent, slot);
 }
 
 static void tell_core_down(kvf_agent *agent, uint32_t slot, enum kvf_status status, const char *reason)
@@ -176,6 +203,7 @@ static void tell_core_down(kvf_agent *agent, uint32_t slot, enum kvf_status stat
 	input.u.peer_down.instance_id =
 		peer->hello.instance != NULL ? peer->hello.instance->id : peer->wanted_instance;
 	input.u.peer_down.rank = peer->hello.layout != NULL ? peer->hello.layout->rank : peer->wanted_rank;
+	input.u.peer_down.again = peer->attempted && !peer->in_core;
 	peer->in_core = false;
 	kvfi_owner_step(agent, &input);
 }
@@ -287,6 +315,7 @@ static void deadline_passed(kvf_agent *agent, uint32_t slot)
 		kvfi_peer_status(agent, slot, KVF_UNREACHABLE, why);
 		tell_core_down(agent, slot, KVF_UNREACHABLE, peer->reason);
 	} else if (peer->state == PEER_CONNECTING) {
+		peer->attempted = false; /* it had all the time there is */
 		(void)snprintf(why, sizeof(why), "%s%sthe data path was not made in time", peer->reason,
 			peer->reason[0] != '\0' ? "; " : "");
 		kvfi_peer_lost(agent, slot, KVF_UNREACHABLE, why);

@@ -361,6 +361,8 @@ void kvfi_owner_turn(kvf_agent *agent)
 		drain_inbox(agent);
 		kvfi_cancels_look(agent);
 		kvfi_events_signal(agent);
+		if (atomic_load(&agent->untold) > 0)
+			kvfi_peers_tell(agent);
 		kvfi_peers_tick(agent, kvfi_clock_ns());
 		kvfi_groups_tick(agent, kvfi_clock_ns());
 		kvfi_owner_step(agent, &tick);

@@ -68,8 +68,11 @@ static void tables_init(struct kvfi_core *core)
 		kvfi_list_append(&core->free_deliveries, &core->deliveries[i].node);
 	for (uint32_t i = 0; i < core->n_arrivals; i++)
 		core->arrivals[i].next_free = i + 1 < core->n_arrivals ? i + 1 : KVFI_NONE;
-	for (uint32_t i = 0; i < config->max_peers; i++)
+	core->n_free_deliveries = config->max_deliveries;
+	for (uint32_t i = 0; i < config->max_peers; i++) {
 		kvfi_list_init(&core->peers[i].links);
+		kvfi_list_init(&core->peers[i].starved);
+	}
 	for (uint32_t i = 0; i <= core->hash_mask; i++)
 		core->tx_heads[i] = core->link_heads[i] = NO_HASH;
 	core->arena.free[0] = (struct id_extent){0, (uint32_t)config->max_block_ids};

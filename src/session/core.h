@@ -113,6 +113,7 @@ struct kvfi_in_peer_down {
 	enum kvf_status status;
 	uint64_t instance_id; /* 0: not known */
 	uint32_t rank;        /* KVFI_NONE: not known */
+	bool again;           /* it is tried again, and whoever waits for it goes on waiting */
 	const char *reason;
 };
 

@@ -207,11 +207,15 @@ static uint64_t ms(uint64_t ns)
 
 static void not_connected(struct kvfi_core *core, struct session *session)
 {
+	const struct peer *peer = peer_of_instance(core, session->instance_id);
+	const char *why = peer != NULL && !peer->up ? peer->down_reason : "";
+
 	if (!session->resolved)
 		session_fail(core, session, KVF_UNREACHABLE,
-			"prefill instance %llu is not connected: connect_timeout of %llu ms passed",
+			"prefill instance %llu is not connected: connect_timeout of %llu ms passed%s%s",
 			(unsigned long long)session->instance_id,
-			(unsigned long long)ms(core->config.connect_timeout_ns));
+			(unsigned long long)ms(core->config.connect_timeout_ns), why[0] != '\0' ? ": " : "",
+			why);
 	else
 		session_fail(core, session, KVF_UNREACHABLE,
 			"%u of %u prefill ranks did not answer the request: connect_timeout of %llu ms "

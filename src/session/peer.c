@@ -89,6 +89,9 @@ static void link_lost(struct kvfi_core *core, struct link *link, const struct kv
 	struct session *session = link_session(core, link);
 
 	link->peer_gone = true;
+	if (session != NULL && !session->outcome_told && session->kind == SESSION_RX &&
+		rx_forgo_group(core, session, link->rank))
+		return;
 	if (session != NULL && !session->outcome_told)
 		session_fail(core, session, down->status, "rank %u of instance %llu: %s", link->rank,
 			(unsigned long long)core->peers[link->peer].instance_id, down->reason);
@@ -124,6 +127,8 @@ static void fail_waiting(
 
 			waits = waits || (link->peer == KVFI_NONE && link->rank == peer->rank);
 		}
+		if (waits && peer->rank != KVFI_NONE && rx_forgo_group(core, session, peer->rank))
+			continue;
 		if (waits && peer->rank == KVFI_NONE)
 			session_fail(core, session, down->status, "instance %llu: %s",
 				(unsigned long long)peer->instance_id, down->reason);
@@ -152,6 +157,6 @@ void peer_down(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_peer_
 		if (!link->peer_gone)
 			link_lost(core, link, down);
 	}
-	if (peer->known)
+	if (peer->known && !down->again)
 		fail_waiting(core, peer, down);
 }

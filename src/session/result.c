@@ -18,6 +18,8 @@ struct delivery *delivery_new(struct kvfi_core *core, struct link *link, enum kv
 		return NULL;
 	delivery = kvfi_container_of(core->free_deliveries.next, struct delivery, node);
 	kvfi_list_remove(&delivery->node);
+	core->n_free_deliveries--;
+	core->peers[link->peer].deliveries++;
 	KVFI_ASSERT(delivery->state == DELIVERY_FREE && delivery->wake.timer.place == 0);
 	delivery->wake.kind = WAKE_DELIVERY;
 	delivery->backoff_ns = 0;
@@ -41,11 +43,17 @@ struct delivery *delivery_new(struct kvfi_core *core, struct link *link, enum kv
 
 void delivery_free(struct kvfi_core *core, struct delivery *delivery)
 {
+	struct peer *peer = &core->peers[core->links[delivery->link].peer];
+
 	KVFI_ASSERT(delivery->state == DELIVERY_READY || delivery->state == DELIVERY_SENT);
 	wake_never(core, &delivery->wake);
 	kvfi_list_remove(&delivery->node);
 	delivery->state = DELIVERY_FREE;
 	kvfi_list_append(&core->free_deliveries, &delivery->node);
+	core->n_free_deliveries++;
+	peer->deliveries--;
+	if (!kvfi_list_empty(&peer->starved))
+		tx_starve(core, kvfi_container_of(peer->starved.next, struct link, in_ready), false);
 }
 
 static void fill_kv(const struct delivery *delivery, struct kvfi_msg_result *result)

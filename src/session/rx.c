@@ -367,6 +367,26 @@ static void choose_group(struct kvfi_core *core, struct session *session, uint32
 		look_ready(core, session); /* those that have not answered may be gone */
 }
 
+bool rx_forgo_group(struct kvfi_core *core, struct session *session, uint32_t rank)
+{
+	const struct peer *up = peer_of_instance(core, session->instance_id);
+	const struct kvfi_pair_list *group;
+
+	if (session->dp_index != KVF_DP_UNKNOWN || !session->resolved || up == NULL || !up->up)
+		return false;
+	group = &up->info.by_dp[kvfi_rank_dp(up->info.instance, rank)];
+	if (session->n_links <= group->n)
+		return false; /* it is the last one */
+	kvfi_list_for_each_safe (at, &session->links) {
+		struct link *link = kvfi_container_of(at, struct link, in_session);
+
+		if (in_group(group, link->rank))
+			drop_uninvited(core, session, link);
+	}
+	look_ready(core, session);
+	return true;
+}
+
 void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 {
 	struct link *link = rx_find(core, peer, &msg->header);

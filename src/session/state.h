@@ -239,11 +239,12 @@ struct peer {
 	uint32_t rank;
 	struct kvfi_peer_up info; /* while up */
 	struct kvfi_list links;
-	uint64_t life;       /* a number of its own each time it comes up */
-	bool dropped;        /* by the ladder, in this life */
-	uint32_t deliveries; /* of its links */
-	uint32_t parked;     /* of its links */
-	uint64_t floor;      /* epochs at or below it are stale unless a live record says else */
+	uint64_t life;            /* a number of its own each time it comes up */
+	bool dropped;             /* by the ladder, in this life */
+	uint32_t deliveries;      /* of its links */
+	struct kvfi_list starved; /* its links that have slices to post and must wait for one of these */
+	uint32_t parked;          /* of its links */
+	uint64_t floor;           /* epochs at or below it are stale unless a live record says else */
 };
 
 /* Bounded memory of what ended: a ring with a hash beside it, see memory.c. */
@@ -296,6 +297,7 @@ struct kvfi_core {
 	struct kvfi_list free_links; /* by in_session */
 	struct delivery *deliveries;
 	struct kvfi_list free_deliveries;
+	uint32_t n_free_deliveries;
 	struct arrival *arrivals;
 	uint32_t free_arrival, n_arrivals;
 	struct peer *peers;
@@ -365,6 +367,8 @@ void tx_aux(struct kvfi_core *core, uint32_t slot, const struct kvfi_in_aux *aux
 void tx_adopt(struct kvfi_core *core, struct session *session, struct link *link);
 void tx_want_post(struct kvfi_core *core, struct link *link);
 void tx_pump(struct kvfi_core *core);
+/* It waits until a delivery of its peer is free, or no longer. */
+void tx_starve(struct kvfi_core *core, struct link *link, bool starved);
 void tx_done(struct kvfi_core *core, const struct kvfi_in_done *done);
 void tx_link_stop(struct kvfi_core *core, struct link *link); /* cancel its posts */
 void tx_link_over(
@@ -404,6 +408,8 @@ void on_claim(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg)
 void on_quiet(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg *msg);
 struct link *rx_find(struct kvfi_core *core, uint32_t peer, const struct kvfi_msg_header *header);
 void rx_link_quiet(struct kvfi_core *core, struct link *link); /* that writer has said it is */
+/* This rank is gone, and no group has claimed the request yet: it is left to the other groups. False: it cannot be. */
+bool rx_forgo_group(struct kvfi_core *core, struct session *session, uint32_t rank);
 void rx_answered(struct kvfi_core *core, struct link *link);
 void rx_good_ends(const struct kvfi_core *core, const struct session *session, uint64_t *good_end_out);
 

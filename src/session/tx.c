@@ -257,6 +257,21 @@ static bool may_start(struct kvfi_core *core, const struct link *link)
 	       link->next_slice != NULL && link->open < KVFI_WINDOW;
 }
 
+/* A peer that acknowledges nothing keeps its deliveries; so that it does not keep all, nobody may have more than are free. One peer alone comes to
+ * half of them, and however many have stopped, some are left for the next. */
+static bool has_share(const struct kvfi_core *core, const struct link *link)
+{
+	uint32_t has = core->peers[link->peer].deliveries;
+
+	return has < KVFI_WINDOW || has < core->n_free_deliveries;
+}
+
+void tx_starve(struct kvfi_core *core, struct link *link, bool starved)
+{
+	kvfi_list_remove(&link->in_ready);
+	kvfi_list_append(starved ? &core->peers[link->peer].starved : &core->ready, &link->in_ready);
+}
+
 void tx_pump(struct kvfi_core *core)
 {
 	while (!kvfi_list_empty(&core->ready)) {
@@ -265,6 +280,10 @@ void tx_pump(struct kvfi_core *core)
 		kvfi_list_remove(&link->in_ready);
 		if (!may_start(core, link))
 			continue;
+		if (!has_share(core, link)) {
+			tx_starve(core, link, true);
+			continue;
+		}
 		if (!start_slice(core, link)) {
 			/* Every table entry is held by something that will end: the end of a post or an ACK pumps again, a tick at the latest. */
 			kvfi_list_append(&core->ready, &link->in_ready);
