@@ -338,14 +338,16 @@ static void note_was_up(kvf_agent *agent, const char *endpoint, bool was_up)
 static void call_again(kvf_agent *agent, struct agent_peer *peer, uint64_t now_ns)
 {
 	char endpoint[KVFI_ENDPOINT_BYTES];
+	bool was_up;
 	uint64_t instance_id =
 		peer->hello.instance != NULL ? peer->hello.instance->id : peer->wanted_instance;
 	uint32_t rank = peer->hello.layout != NULL ? peer->hello.layout->rank : peer->wanted_rank;
 
 	memcpy(endpoint, peer->endpoint, sizeof(endpoint));
+	was_up = peer->was_up; /* its slot may be the one that is taken */
 	peer->recall = false;
 	if (kvfi_peer_call(agent, endpoint, instance_id, rank) == KVF_OK) {
-		note_was_up(agent, endpoint, peer->was_up);
+		note_was_up(agent, endpoint, was_up);
 		return;
 	}
 	peer->recall = true; /* no slot is free yet */

@@ -134,6 +134,21 @@ static void until_lost_peers(struct solo *const *all, uint32_t n, uint32_t lost)
 	}
 }
 
+/* Turns the decode agent and takes no event of it. */
+static void until_turned(uint32_t lost)
+{
+	uint64_t end_ns = attempt_now_ns() + UINT64_C(20000000000);
+
+	while (health_of(&decode).lost_peers != lost) {
+		assert_int_equal(kvf_poll(decode.agent, NULL, 0), 0);
+		if (prefill.agent != NULL)
+			solo_poll(&prefill);
+		if (attempt_now_ns() > end_ns)
+			fail_msg("%u peers are lost, not %u", health_of(&decode).lost_peers, lost);
+		attempt_breathe();
+	}
+}
+
 static void peers_that_were_up_and_are_wanted_are_counted_as_lost(void **state)
 {
 	struct solo *all[] = {&decode, &prefill};
@@ -149,6 +164,47 @@ static void peers_that_were_up_and_are_wanted_are_counted_as_lost(void **state)
 	solo_move(all, 2, &prefill, &decode, 1);
 }
 
+/* The ring of a user who does not poll fills up; what it missed is told when there is room, as it is then. */
+static void the_last_change_of_a_peer_is_always_told(void **state)
+{
+	struct solo *all[] = {&decode, &prefill};
+	struct kvf_event event = {0}, last = {0};
+
+	(void)state;
+	if (strcmp(transport, "loop") !=
+		0) /* with a thread of its own the test cannot say what it has seen */
+		skip();
+	for (int i = 0; i < 4; i++) {
+		solo_close(&prefill);
+		until_turned(1);
+		open_prefill();
+		until_turned(0);
+	}
+	while (kvf_poll(decode.agent, &event, 1) == 1)
+		last = event;
+	assert_int_equal(last.type, KVF_EVENT_PEER);
+	assert_int_equal(last.status, KVF_OK);
+	solo_move(all, 2, &prefill, &decode, 1);
+}
+
+static void one_peer(struct kvf_options *options)
+{
+	options->max_peers = 1;
+}
+
+static int open_narrow(void **state)
+{
+	struct solo_spec spec = solo_spec(KVF_DECODE, control, transport);
+	struct solo *all[] = {&prefill, &decode};
+
+	(void)state;
+	open_prefill();
+	spec.tune = one_peer;
+	solo_open(&decode, &spec);
+	assert_int_equal(solo_connect(all, 2, &decode, prefill.endpoint, NULL), KVF_OK);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 #define BESIDE(test) cmocka_unit_test_setup_teardown(test, open_pair, close_pair)
@@ -156,6 +212,8 @@ int main(int argc, char **argv)
 		BESIDE(an_agent_at_rest_is_healthy),
 		BESIDE(snapshots_are_whole_and_never_older_than_the_last_from_any_thread),
 		BESIDE(peers_that_were_up_and_are_wanted_are_counted_as_lost),
+		cmocka_unit_test_setup_teardown(
+			the_last_change_of_a_peer_is_always_told, open_narrow, close_pair),
 	};
 
 	if (argc > 1)

@@ -300,6 +300,101 @@ static void what_else_that_peer_served_fails_when_it_is_dropped(void **state)
 	scene_close(&rig);
 }
 
+/* With an unknown DP index all groups were invited; one that is lost leaves the request to the other one. */
+static void a_lost_group_leaves_an_invitation_to_the_others(void **state)
+{
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){.prefill_tp = 4, .prefill_dp = 2, .config = with_ladder(0)});
+	ask.dp_index = KVF_DP_UNKNOWN;
+	rig_rx_open(&rig, 4, 0, &ask);
+	rig_run_for(&rig, SECOND);
+	rig_disconnect(&rig, 0, 4, KVF_PEER_LOST); /* a rank of group 0 */
+	assert_false(scene_session(&rig, 4, 0)->outcome);
+	for (uint32_t n = 2; n < 4; n++) {
+		rig_tx_open(&rig, n, 0, &ask);
+		rig_tx_send(&rig, n, 0);
+	}
+	rig_run_for(&rig, SECOND);
+	scene_expect(&rig, 4, 0, KVF_OK);
+	ask.request_id++;
+	rig_rx_open(&rig, 4, 1, &ask);
+	rig_run_for(&rig, SECOND);
+	rig_disconnect(&rig, 2, 4,
+		KVF_PEER_LOST); /* and now the other one: what is left waits for the first to come back */
+	assert_false(scene_session(&rig, 4, 1)->outcome);
+	rig_disconnect(&rig, 1, 4, KVF_PEER_LOST);
+	assert_int_equal(scene_session(&rig, 4, 1)->status, KVF_PEER_LOST);
+	scene_close(&rig);
+}
+
+/* Pitfall 39: a receiver that says nothing keeps some deliveries, and leaves as many for the others. */
+static void t_p39_a_receiver_that_stopped_does_not_starve_the_others(void **state)
+{
+	struct kvfi_core_config config = with_ladder(16);
+	struct scene_loss loss = {.type = KVFI_MSG_ACK, .all = true};
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	config.max_deliveries = 16;
+	config.queue_timeout_ns = 0;
+	scene_open(&rig, &(struct scene){.decode_tp = 2, .decode_dp = 2, .config = config});
+	scene_lose(&rig, &loss); /* nothing is acknowledged */
+	for (uint32_t i = 0; i < 30; i++) {
+		ask.request_id = 100 + i;
+		rig_tx_open(&rig, 0, i, &ask);
+		rig_tx_send(&rig, 0, i);
+		rig_rx_open(&rig, 1, i, &ask);
+	}
+	rig_run_for(&rig, SECOND);
+	rig.drop = NULL;
+	rig_lose_peer(&rig, 1, 0, KVF_PEER_LOST); /* it hears nothing more, and the sender does not know */
+	for (uint32_t i = 30; i < 60; i++) {
+		ask.request_id = 100 + i;
+		rig_tx_open(&rig, 0, i, &ask);
+		rig_tx_send(&rig, 0, i);
+		rig_rx_open(&rig, 2, i, &ask);
+	}
+	rig_run_for(&rig, 10 * SECOND);
+	for (uint32_t i = 30; i < 60; i++)
+		scene_expect(&rig, 0, i, KVF_OK);
+	assert_false(scene_session(&rig, 0, 29)->outcome);
+	rig_lose_peer(&rig, 0, 1, KVF_PEER_LOST);
+	scene_close(&rig);
+}
+
+/* A data path that could not be made this time: whoever waits for it goes on waiting. */
+static void a_peer_that_is_tried_again_fails_nobody(void **state)
+{
+	struct kvfi_input down = {.kind = KVFI_IN_PEER_DOWN, .peer = 5};
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){.unconnected = true, .config = with_ladder(0)});
+	scene_open_rx(&rig, 0, &ask);
+	scene_open_tx(&rig, 0, &ask);
+	scene_send_tx(&rig, 0);
+	down.u.peer_down = (struct kvfi_in_peer_down){
+		.status = KVF_UNREACHABLE, .instance_id = 1, .again = true, .reason = "tcp: refused"};
+	rig_step(&rig, &rig.nodes[1], &down);
+	assert_false(scene_session(&rig, 1, 0)->outcome);
+	rig_connect_all(&rig);
+	rig_run_for(&rig, SECOND);
+	scene_expect_all(&rig, 0, KVF_OK);
+	rig_disconnect(&rig, 0, 1, KVF_PEER_LOST);
+	rig_step(&rig, &rig.nodes[1], &down);
+	ask.request_id++;
+	rig_rx_open(&rig, 1, 1, &ask);
+	rig_run_for(&rig, 60 * SECOND);
+	assert_int_equal(scene_session(&rig, 1, 1)->status, KVF_UNREACHABLE);
+	assert_non_null(strstr(scene_session(&rig, 1, 1)->error, "passed: "));
+	scene_close(&rig);
+}
+
 /* ---- quarantine ---- */
 
 static void quarantine_counts_sessions_bytes_and_the_oldest_age(void **state)
@@ -443,6 +538,9 @@ int main(void)
 		cmocka_unit_test(a_post_that_does_not_end_drops_its_receiver),
 		cmocka_unit_test(t_p29_one_writer_is_dropped_and_the_other_serves),
 		cmocka_unit_test(what_else_that_peer_served_fails_when_it_is_dropped),
+		cmocka_unit_test(a_lost_group_leaves_an_invitation_to_the_others),
+		cmocka_unit_test(t_p39_a_receiver_that_stopped_does_not_starve_the_others),
+		cmocka_unit_test(a_peer_that_is_tried_again_fails_nobody),
 		cmocka_unit_test(quarantine_counts_sessions_bytes_and_the_oldest_age),
 		cmocka_unit_test(t_p42_nothing_moves_while_work_is_in_flight_is_unhealthy),
 		cmocka_unit_test(t_p11_slow_but_moving_is_healthy),
