@@ -524,9 +524,55 @@ static void lie_passes_nothing(int fd)
 	tell(fd, SHM_REGION, &region, sizeof(region), -1);
 }
 
+static void lie_mapped(int fd)
+{
+	struct shm_mapped mapped = {.len_bytes = REGION_BYTES};
+
+	tell(fd, SHM_MAPPED, &mapped, sizeof(mapped), -1);
+}
+
 static void lie_noise(int fd)
 {
 	assert_int_equal(send(fd, "nonsense", 8, 0), 8);
+}
+
+static void a_hello_whose_flags_are_not_ours_is_refused(void **state)
+{
+	static const uint32_t flags[] = {SHM_HAS_PROCESS, SHM_HAS_FENCE, 4, UINT32_MAX};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
+		struct shm_hello hello = {.from = THEIRS,
+			.to = OURS,
+			.link = LINK,
+			.lease_words = LEASE_WORDS,
+			.flags = flags[i]};
+		enum kvf_status status = KVF_OK;
+		int fd = dial();
+
+		expect();
+		/* one descriptor, whatever the flags say */
+		tell(fd, SHM_HELLO, &hello, sizeof(hello), memory_of((LEASE_WORDS + 1) * 8, GOOD_SEALS));
+		assert_int_equal(answer(fd, &status), SHM_REFUSE);
+		assert_int_equal(status, KVF_PROTOCOL);
+		(void)close(fd);
+	}
+	honest_peer_gets_in();
+}
+
+static void lease_words_without_room_for_the_gate_are_refused(void **state)
+{
+	struct shm_hello hello = {.from = THEIRS, .to = OURS, .link = LINK, .lease_words = LEASE_WORDS};
+	enum kvf_status status = KVF_OK;
+	int fd = dial();
+
+	(void)state;
+	expect();
+	tell(fd, SHM_HELLO, &hello, sizeof(hello), memory_of(LEASE_WORDS * 8, GOOD_SEALS));
+	assert_int_equal(answer(fd, &status), SHM_REFUSE);
+	assert_int_equal(status, KVF_OUT_OF_RANGE);
+	(void)close(fd);
+	honest_peer_gets_in();
 }
 
 static void whatever_is_out_of_place_ends_that_connection_alone(void **state)
@@ -540,7 +586,7 @@ static void whatever_is_out_of_place_ends_that_connection_alone(void **state)
 		{lie_frame, KVF_PROTOCOL}, {lie_hello, KVF_PROTOCOL}, {lie_welcome, KVF_PROTOCOL},
 		{lie_ready_twice, KVF_PROTOCOL}, {lie_length, KVF_PROTOCOL}, {lie_type, KVF_PROTOCOL},
 		{lie_passes_too_much, KVF_PROTOCOL}, {lie_passes_nothing, KVF_PROTOCOL},
-		{lie_noise, KVF_PROTOCOL}};
+		{lie_mapped, KVF_PROTOCOL}, {lie_noise, KVF_PROTOCOL}};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(lies) / sizeof(*lies); i++)
@@ -633,6 +679,8 @@ int main(void)
 		SHM_TEST(another_host_user_or_a_socket_that_is_gone_is_told_apart),
 		SHM_TEST(the_first_packet_must_be_a_hello_that_is_expected),
 		SHM_TEST(another_version_is_refused_as_such),
+		SHM_TEST(a_hello_whose_flags_are_not_ours_is_refused),
+		SHM_TEST(lease_words_without_room_for_the_gate_are_refused),
 		SHM_TEST(whatever_is_out_of_place_ends_that_connection_alone),
 		SHM_TEST(strangers_are_bounded_and_do_not_keep_others_out_for_ever),
 		SHM_TEST(a_hello_that_waited_while_we_slept_is_heard),
