@@ -12,6 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "agent/seams.h"
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "device/host.h"
@@ -376,6 +377,50 @@ static void strangers_change_nothing_but_what_they_are_told(void **state)
 	close_all();
 }
 
+/* A word for which there was no memory is a word that was lost. */
+static void a_failing_allocation_loses_no_round(void **state)
+{
+	(void)state;
+	open_all(3);
+	bad_ops.send = kvfi_control_inproc.send;
+	for (uint64_t n = 1; n <= 60; n++) {
+		kvfi_alloc_fail_at(n);
+		for (uint32_t i = 0; i < MEMBERS; i++)
+			post(i);
+		poll_all(1);
+		kvfi_alloc_fail_at(0);
+		for (uint32_t turns = 0; !all_ended(3, n); turns++) {
+			poll_all(1);
+			assert_true(turns < 1000);
+		}
+	}
+	close_all();
+}
+
+static void a_group_opens_whole_or_not_at_all(void **state)
+{
+	const struct kvf_group_params params = {
+		.group_id = 4, .rank = 1, .n_ranks = MEMBERS, .endpoints = endpoints, .max_bytes = MAX_BYTES};
+	kvf_group_handle group = {77};
+	enum kvf_status status;
+	uint64_t n = 0;
+
+	(void)state;
+	open_all(4);
+	do {
+		kvfi_alloc_fail_at(++n);
+		status = kvf_group_open(members[1].agent, &params, &group);
+		kvfi_alloc_fail_at(0);
+		if (status != KVF_OK) {
+			assert_int_equal(status, KVF_ENOMEM);
+			assert_int_equal(group.bits, 77);
+		}
+	} while (status != KVF_OK);
+	assert_in_range(n, 4 + MEMBERS, 100); /* group, members, endpoints, memory, and a way to each */
+	WORKS(kvf_group_close(members[1].agent, group));
+	close_all();
+}
+
 int main(void)
 {
 	static const struct kvfi_clock_source source = {.clock_ns = fake_time, .unix_ns = fake_time};
@@ -383,6 +428,8 @@ int main(void)
 		cmocka_unit_test(t_p07_rounds_end_whatever_the_wire_does),
 		cmocka_unit_test(a_round_that_has_ended_makes_no_more_noise),
 		cmocka_unit_test(strangers_change_nothing_but_what_they_are_told),
+		cmocka_unit_test(a_failing_allocation_loses_no_round),
+		cmocka_unit_test(a_group_opens_whole_or_not_at_all),
 	};
 
 	kvfi_clock_set(&source);
