@@ -141,6 +141,15 @@ static void a_fence_holds_over_disconnect(void **state)
 	assert_int_equal(stage.n_events, 0); /* of a peer that was disconnected nothing was told */
 }
 
+/* By a writer whose receiver is not here (any more). */
+static void until_reported(enum kvfi_done_kind kind)
+{
+	struct report what = {.kind = 0};
+
+	while (what.kind != kind)
+		assert_int_equal(recv(stage.writers[0].fd, &what, sizeof(what), 0), sizeof(what));
+}
+
 static void a_fence_holds_over_close(void **state)
 {
 	struct kvfi_regions regions;
@@ -154,12 +163,7 @@ static void a_fence_holds_over_close(void **state)
 	regions = stage.regions;
 	stage_blank(&stage);
 	assert_int_equal(kill(stage.writers[0].pid, SIGCONT), 0);
-	for (int left = 2; left > 0;) { /* the end of its post and of its connection */
-		struct report what;
-
-		assert_int_equal(recv(stage.writers[0].fd, &what, sizeof(what), 0), sizeof(what));
-		left -= what.kind == KVFI_DONE_TX || what.kind == KVFI_DONE_BROKEN;
-	}
+	until_reported(KVFI_DONE_TX);
 	assert_true(stage_is_blank(&stage));
 	kvfi_regions_fini(&regions);
 	kvf_plan_free(stage.plan);
@@ -266,6 +270,36 @@ static void t_p49_a_forked_child_neither_hides_the_end_nor_can_it_store(void **s
 	kill_inside();
 }
 
+/* The other way round: the receiver dies, and a child of it holds its end of the connection. */
+static void t_p49_a_forked_child_of_the_receiver_hides_nothing_either(void **state)
+{
+	int hold[2], status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(pipe(hold), 0);
+	stage_init(&stage, LARGE, 1, false);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		(void)close(hold[1]);
+		stage_open(&stage);
+		stage_share(&stage);
+		stage_connect(&stage, 0, 1);
+		if (fork() == 0) {
+			(void)!read(hold[0], &status, 1);
+			_exit(0);
+		}
+		(void)raise(SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	until_reported(KVFI_DONE_BROKEN);
+	(void)close(hold[0]);
+	(void)close(hold[1]);
+	stage_fini(&stage);
+}
+
 static void without_a_pidfd_a_closed_connection_proves_nothing(void **state)
 {
 	struct shm_link *link;
@@ -327,6 +361,7 @@ int main(void)
 		PROCESS_TEST(a_killed_writer_is_noticed_and_its_end_is_a_proof, setup),
 		PROCESS_TEST(the_end_of_a_process_is_a_proof_after_disconnect, setup),
 		PROCESS_TEST(t_p49_a_forked_child_neither_hides_the_end_nor_can_it_store, setup),
+		cmocka_unit_test(t_p49_a_forked_child_of_the_receiver_hides_nothing_either),
 		PROCESS_TEST(without_a_pidfd_a_closed_connection_proves_nothing, setup),
 		cmocka_unit_test(the_end_of_a_process_is_seen_between_pid_name_spaces),
 	};
