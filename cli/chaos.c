@@ -242,9 +242,10 @@ bool chaos_process_lost(struct chaos *chaos, uint32_t index)
 		look_at_armed(chaos, index, rank->due_ns);
 	if (rank->life != LIFE_KILLED)
 		return false;
+	chaos_histogram_add(&chaos->result->kill_to_end, replay_now_ns() - rank->since_ns);
 	set_life(chaos, index, chaos->schedule->setup->chaos.restart ? LIFE_DOWN : LIFE_GONE);
 	rank->due_ns = replay_now_ns() + rank->restart_after_ns;
-	rank->has_early = false;
+	rank->n_samples = 0;
 	replay_flight_lost(chaos->schedule, side, number);
 	return true;
 }

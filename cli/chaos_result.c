@@ -165,6 +165,10 @@ void chaos_result_json(struct json *json, const struct replay_result *result)
 	json_delay(json, "cancel_to_release_ms", &chaos->cancel_live);
 	json_delay(json, "cancel_to_release_stopped_ms", &chaos->cancel_stopped);
 	json_delay(json, "kill_to_release_ms", &chaos->after_kill);
+	json_object(json, "kill_to_end_ms");
+	json_fixed(json, "p50", (double)chaos_histogram_at(&chaos->kill_to_end, 0.5) / 1e6, 4);
+	json_fixed(json, "max", (double)chaos->kill_to_end.most / 1e6, 4);
+	json_end(json);
 	json_call(json, "poll_us", &chaos->poll[0]);
 	json_call(json, "poll_while_stopped_us", &chaos->poll[1]);
 	json_call(json, "cancel_us", &chaos->cancel_call[0]);
@@ -186,6 +190,7 @@ void chaos_result_json(struct json *json, const struct replay_result *result)
 	json_series(json, "quarantined", &chaos->quarantined);
 	json_series(json, "run_queue", &chaos->runnable);
 	json_object(json, "growth");
+	json_u64(json, "processes", chaos->growth_of);
 	json_i64(json, "descriptors", chaos->growth.descriptors);
 	json_i64(json, "private_bytes", chaos->growth.private_bytes);
 	json_i64(json, "mapped_bytes", chaos->growth.mapped_bytes);
@@ -225,6 +230,13 @@ static void print_delays(const struct chaos_result *chaos, FILE *out)
 	delay_row(table, "cancel, all live", &chaos->cancel_live);
 	delay_row(table, "cancel, one stopped", &chaos->cancel_stopped);
 	delay_row(table, "peer killed", &chaos->after_kill);
+	const struct chaos_histogram *end = &chaos->kill_to_end;
+	table_cell(table, "(until it had ended)");
+	table_cell(table, "%llu", (unsigned long long)end->n);
+	table_cell(table, "%.3f", (double)chaos_histogram_at(end, 0.5) / 1e6);
+	table_cell(table, "%.3f", (double)chaos_histogram_at(end, 0.99) / 1e6);
+	table_cell(table, "%.3f", (double)end->most / 1e6);
+	table_cell(table, "%s", "");
 	table_print(table, out);
 	table_free(table);
 	fputc('\n', out);
@@ -287,10 +299,10 @@ void chaos_result_table(const struct replay_result *result, FILE *out)
 		"end\n",
 		(unsigned long long)chaos->canary_changed, (unsigned long long)chaos->lost_blocks,
 		chaos->quarantined_at_end);
-	fprintf(out, "growth     %lld descriptors, %s private, %s mapped\n",
+	fprintf(out, "growth     %lld descriptors, %s private, %s mapped, of %u processes\n",
 		(long long)chaos->growth.descriptors,
 		units_format_bytes((uint64_t)chaos->growth.private_bytes, private_bytes),
-		units_format_bytes((uint64_t)chaos->growth.mapped_bytes, mapped_bytes));
+		units_format_bytes((uint64_t)chaos->growth.mapped_bytes, mapped_bytes), chaos->growth_of);
 	print_series(out, "quarantine", &chaos->quarantined);
 	print_series(out, "run queue", &chaos->runnable);
 	fputc('\n', out);

@@ -55,8 +55,10 @@ struct chaos_result {
 	uint32_t calm_failed; /* of them, those that came after all harm */
 	uint32_t unequal;     /* senders and receivers count different bytes */
 	struct chaos_series quarantined, runnable;
-	struct chaos_footprint growth; /* the most that any process grew */
-	char broken_off[512];          /* the run came to no end: why; "" */
+	struct chaos_histogram kill_to_end; /* until the kernel had ended the killed process */
+	uint32_t growth_of;                 /* processes that lived long enough to tell */
+	struct chaos_footprint growth;      /* the most that any process grew */
+	char broken_off[512];               /* the run came to no end: why; "" */
 };
 
 /* No canary changed, no block lost, nothing left in quarantine, nobody needs a restart, every request has its outcome. */

@@ -5,34 +5,29 @@
  */
 #include "cli/chaos_state.h"
 
-#define FOOTPRINT_NS (250 * CHAOS_NS_PER_MS)
-#define WARM_SHARE   10u
-#define YOUNG_SHARE  2u
+#define FOOTPRINT_NS  (250 * CHAOS_NS_PER_MS)
+#define WARM_SHARE    10u
+#define EARLY_SAMPLES 8u
 
 static void keep_most(int64_t *most, int64_t value)
 {
 	*most = value > *most ? value : *most;
 }
 
-/* A tenth of the requests is over, and not yet half. */
-static bool is_young(const struct replay_schedule *schedule)
-{
-	uint32_t n = schedule->setup->n_requests;
-	return schedule->n_ended >= n / WARM_SHARE && schedule->n_ended < n / YOUNG_SHARE;
-}
-
 static void sample_footprints(struct chaos *chaos, uint64_t now)
 {
 	const struct replay_schedule *schedule = chaos->schedule;
 	chaos->footprint_due_ns = now + FOOTPRINT_NS;
-	for (uint32_t i = 0; i < schedule->processes.n && is_young(schedule); i++) {
+	if (schedule->n_ended < schedule->setup->n_requests / WARM_SHARE)
+		return;
+	for (uint32_t i = 0; i < schedule->processes.n; i++) {
 		struct chaos_process *rank = &chaos->ranks[i];
 		struct chaos_footprint seen;
-		if (rank->life != LIFE_UP || !chaos_watch_process(schedule->processes.all[i].pid, &seen))
+		if (rank->life != LIFE_UP || ++rank->n_samples > EARLY_SAMPLES ||
+			!chaos_watch_process(schedule->processes.all[i].pid, &seen))
 			continue;
-		if (!rank->has_early)
+		if (rank->n_samples == 1)
 			rank->early = seen;
-		rank->has_early = true;
 		keep_most(&rank->early.descriptors, seen.descriptors);
 		keep_most(&rank->early.private_bytes, seen.private_bytes);
 		keep_most(&rank->early.mapped_bytes, seen.mapped_bytes);
@@ -43,13 +38,15 @@ void chaos_sample_late(struct chaos *chaos)
 {
 	struct chaos_footprint *growth = &chaos->result->growth;
 	for (uint32_t i = 0; i < chaos->schedule->processes.n; i++) {
-		struct chaos_process *rank = &chaos->ranks[i];
-		if (!rank->has_early ||
-			!chaos_watch_process(chaos->schedule->processes.all[i].pid, &rank->late))
+		const struct chaos_process *rank = &chaos->ranks[i];
+		struct chaos_footprint late;
+		if (rank->life != LIFE_UP || rank->n_samples < 2 * EARLY_SAMPLES ||
+			!chaos_watch_process(chaos->schedule->processes.all[i].pid, &late))
 			continue;
-		keep_most(&growth->descriptors, rank->late.descriptors - rank->early.descriptors);
-		keep_most(&growth->private_bytes, rank->late.private_bytes - rank->early.private_bytes);
-		keep_most(&growth->mapped_bytes, rank->late.mapped_bytes - rank->early.mapped_bytes);
+		chaos->result->growth_of++;
+		keep_most(&growth->descriptors, late.descriptors - rank->early.descriptors);
+		keep_most(&growth->private_bytes, late.private_bytes - rank->early.private_bytes);
+		keep_most(&growth->mapped_bytes, late.mapped_bytes - rank->early.mapped_bytes);
 	}
 }
 

@@ -26,9 +26,8 @@ struct chaos_process {
 	uint64_t quiet_ns; /* STOPPED: nobody has a session with it since; 0: somebody has */
 	bool kill;         /* ARMED: what for */
 	uint64_t restart_after_ns;
-	bool has_early;
-	struct chaos_footprint early,
-		late; /* the most while the run was young; before the calm part, when all is still */
+	uint32_t n_samples;           /* of its footprint, since it came up */
+	struct chaos_footprint early; /* the most of the first samples */
 };
 
 /* Of one slot. */
