@@ -207,22 +207,30 @@ void rx_prove(struct kvfi_core *core, struct link *link, enum kvf_proof proof)
 	session_try_release(core, session);
 }
 
+static void ask_to_stop(struct kvfi_core *core, struct link *link)
+{
+	link->cancelling = true;
+	link->backoff_ns = 0;
+	rx_wake(core, link);
+}
+
 /* The session has failed: take back the permission of this peer, and ask it to stop. Where this agent's own reads write the blocks, only
  * they can prove quiet; where the peer's workers do, its last or failed RESULT says that they have left. */
 void rx_link_end(struct kvfi_core *core, struct link *link)
 {
+	bool aux_to_come = link->proof == KVF_PROOF_COMPLETED && link->aux == AUX_OWED;
+
 	wake_never(core, &link->wake);
+	if (aux_to_come && !link->peer_gone)
+		ask_to_stop(core, link);
 	if (link->proof != KVF_PROOF_NONE)
 		return;
 	if (link->granted && !link->revoked) {
 		link->revoked = true;
 		core->sink.revoke(core->sink.self, link_index(core, link), link->peer);
 	}
-	if (link->requested && !link->peer_gone && !link->arrived) {
-		link->cancelling = true;
-		link->backoff_ns = 0;
-		rx_wake(core, link);
-	}
+	if (link->requested && !link->peer_gone && !link->arrived)
+		ask_to_stop(core, link);
 	if (!link->granted)
 		rx_prove(core, link, KVF_PROOF_NEVER_ADVERTISED);
 	else if (link->arrived && !link->receiver_applied)
