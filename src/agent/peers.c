@@ -175,6 +175,8 @@ static void tell_user(kvf_agent *agent, uint32_t slot)
 
 void kvfi_peers_tell(kvf_agent *agent)
 {
+	if (atomic_load(&agent->peer_events) >= KVFI_PEER_EVENTS * agent->options.max_peers)
+		return;
 	for (uint32_t i = 0; i < agent->options.max_peers; i++)
 		if (agent->peers[i].untold)
 			tell_user(agent, i);
@@ -362,9 +364,11 @@ void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns)
 		agent->peers_due_ns = at_ns;
 }
 
-static uint64_t next_due_ns(const kvf_agent *agent)
+/* Each peer that is up has a time of its own to be asked at; they are looked at together, a little later. */
+static uint64_t next_due_ns(const kvf_agent *agent, uint64_t now_ns)
 {
-	uint64_t next_ns = KVFI_NEVER;
+	const uint64_t soonest_ns = now_ns + agent->options.ping_ns / 16;
+	uint64_t up_ns = KVFI_NEVER, next_ns = KVFI_NEVER;
 
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		const struct agent_peer *peer = &agent->peers[i];
@@ -374,12 +378,14 @@ static uint64_t next_due_ns(const kvf_agent *agent)
 		if (peer->state == PEER_FREE || peer->state == PEER_DOWN)
 			continue;
 		next_ns = peer->deadline_ns < next_ns ? peer->deadline_ns : next_ns;
-		if (peer->state == PEER_UP && kvfi_liveness_next_ns(agent, peer) < next_ns)
-			next_ns = kvfi_liveness_next_ns(agent, peer);
+		if (peer->state == PEER_UP && kvfi_liveness_next_ns(agent, peer) < up_ns)
+			up_ns = kvfi_liveness_next_ns(agent, peer);
 		if (peer->state == PEER_CALLING || peer->state == PEER_REFUSED)
 			next_ns = peer->next_ns < next_ns ? peer->next_ns : next_ns;
 	}
-	return next_ns;
+	if (up_ns < soonest_ns)
+		up_ns = soonest_ns;
+	return up_ns < next_ns ? up_ns : next_ns;
 }
 
 void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
@@ -401,7 +407,7 @@ void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns)
 		if (peer->state == PEER_UP)
 			kvfi_liveness_look(agent, i, now_ns);
 	}
-	agent->peers_due_ns = next_due_ns(agent);
+	agent->peers_due_ns = next_due_ns(agent, now_ns);
 }
 
 void kvfi_peers_fini(kvf_agent *agent)

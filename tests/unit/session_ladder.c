@@ -281,6 +281,39 @@ static void t_p29_one_writer_is_dropped_and_the_other_serves(void **state)
 	scene_close(&rig);
 }
 
+/* Pitfall 5: what one request comes to is its own: others of the same peer go on, through its timeout, its quarantine and its proof. */
+static void t_p05_a_request_that_times_out_takes_no_other_with_it(void **state)
+{
+	struct kvfi_core_config config = with_ladder(0);
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	config.stall_timeout_ns = 2 * SECOND;
+	scene_open(&rig, &(struct scene){.config = config});
+	begin_and_stop(&rig, 0, 1);
+	ask.request_id = 2;
+	rig_rx_open(&rig, 1, 1, &ask); /* waits for its tx */
+	rig_run_for(&rig, 2 * SECOND);
+	assert_int_equal(scene_session(&rig, 1, 0)->status, KVF_TIMED_OUT);
+	assert_int_equal(health_of(&rig, 1).quarantined, 1);
+	for (uint32_t i = 1; i < 20; i++) {
+		ask.request_id = 1 + i;
+		if (i > 1)
+			rig_rx_open(&rig, 1, i, &ask);
+		rig_tx_open(&rig, 0, i, &ask);
+		rig_tx_send(&rig, 0, i);
+		rig_run_for(&rig, 100 * MS);
+		scene_expect(&rig, 1, i, KVF_OK);
+		scene_expect(&rig, 0, i, KVF_OK);
+	}
+	rig_continue(&rig, 0);
+	rig_run_for(&rig, SECOND);
+	assert_true(has_released(&rig, 1, 0));
+	assert_int_equal(rig.fenced + rig.dropped, 0);
+	scene_close(&rig);
+}
+
 /* Sessions that were alive when their peer is dropped fail at once, with a status that says so. */
 static void what_else_that_peer_served_fails_when_it_is_dropped(void **state)
 {
@@ -537,6 +570,7 @@ int main(void)
 		cmocka_unit_test(the_exit_of_a_writer_that_stopped_releases),
 		cmocka_unit_test(a_post_that_does_not_end_drops_its_receiver),
 		cmocka_unit_test(t_p29_one_writer_is_dropped_and_the_other_serves),
+		cmocka_unit_test(t_p05_a_request_that_times_out_takes_no_other_with_it),
 		cmocka_unit_test(what_else_that_peer_served_fails_when_it_is_dropped),
 		cmocka_unit_test(a_lost_group_leaves_an_invitation_to_the_others),
 		cmocka_unit_test(t_p39_a_receiver_that_stopped_does_not_starve_the_others),
