@@ -285,7 +285,8 @@ struct kvf_agent {
 	uint32_t n_dropping;
 	bool peers_changed; /* since they were counted */
 	uint32_t lost_peers, barred_links;
-	uint64_t peer_losses, peers_counted_ns;
+	uint64_t peer_losses;
+	uint32_t counted_quarantined; /* when they were counted last */
 	uint64_t health_due_ns;
 	uint64_t peers_due_ns; /* no peer's time is before it */
 	uint32_t *way_peers;   /* per way: the slot that its last message was from */

@@ -60,15 +60,13 @@ static bool is_lost(const struct agent_peer *peer)
 	return peer->state != PEER_DOWN ? peer->endpoint[0] != '\0' : peer->recall;
 }
 
-/* All peers are looked at only when one of them has changed, or now and then while a barred link waits for its proofs. */
-static void count_peers(kvf_agent *agent, uint64_t now_ns)
+/* All peers are looked at only when one of them has changed, or when a proof came that a barred link may have waited for. */
+static void count_peers(kvf_agent *agent, uint32_t quarantined)
 {
-	bool wait = agent->barred_links == 0 || now_ns < agent->peers_counted_ns + REFRESH_NS;
-
-	if (!agent->peers_changed && wait)
+	if (!agent->peers_changed && (agent->barred_links == 0 || quarantined == agent->counted_quarantined))
 		return;
 	agent->peers_changed = false;
-	agent->peers_counted_ns = now_ns;
+	agent->counted_quarantined = quarantined;
 	agent->lost_peers = agent->barred_links = 0;
 	for (uint32_t i = 0; i < agent->options.max_peers; i++) {
 		const struct agent_peer *peer = &agent->peers[i];
@@ -85,13 +83,11 @@ void kvfi_health_refresh(kvf_agent *agent)
 	struct kvf_health health;
 
 	kvfi_core_health(agent->core, now_ns, &health);
-	count_peers(agent, now_ns);
+	count_peers(agent, health.quarantined);
 	health.lost_peers = agent->lost_peers;
 	health.barred_links = agent->barred_links;
 	health.peer_losses = agent->peer_losses;
-	agent->health_due_ns = health.in_flight + health.quarantined + health.barred_links > 0
-	                               ? now_ns + REFRESH_NS
-	                               : KVFI_NEVER;
+	agent->health_due_ns = health.in_flight + health.quarantined > 0 ? now_ns + REFRESH_NS : KVFI_NEVER;
 	atomic_store(&agent->healthy, health.healthy != 0);
 	publish(&agent->health, &health);
 }
