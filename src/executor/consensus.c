@@ -220,6 +220,8 @@ void kvfi_guard_round(kvf_guard *guard, uint64_t now_ns)
 
 void kvfi_guard_decide_alone(kvf_guard *guard)
 {
+	if (!guard->dirty)
+		return;
 	for (uint32_t at = guard->first; at != KVFI_GUARD_NONE; at = guard->entries[at].next) {
 		struct guard_entry *entry = &guard->entries[at];
 

@@ -84,6 +84,9 @@ struct kvf_guard {
 	uint32_t *heads, head_mask;
 	uint32_t free_entry, first, last;
 	uint32_t n_entries, n_undecided, n_deferred;
+	bool dirty;                /* some entry has changed since the last sweep */
+	uint32_t n_clocks;         /* at most so many wait for their transfer to begin, to start its clock */
+	uint64_t next_deadline_ns; /* no deadline is before it */
 
 	struct guard_told *told; /* ring, in the order of results */
 	uint32_t told_max, told_head, told_n;

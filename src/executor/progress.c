@@ -44,6 +44,7 @@ static void take(kvf_guard *guard, const struct kvf_event *event)
 		keep_event(guard, event);
 		return;
 	}
+	guard->dirty = true;
 	switch (event->type) {
 	case KVF_EVENT_READY:
 		entry->bits |= GUARD_READY;
@@ -115,6 +116,7 @@ static void start_transfer_clock(kvf_guard *guard, struct guard_entry *entry, ui
 static void expire(kvf_guard *guard, struct guard_entry *entry)
 {
 	entry->deadline_ns = KVFI_GUARD_NEVER;
+	guard->dirty = true;
 	entry->bits |= GUARD_FAILED;
 	entry->status = KVF_TIMED_OUT;
 	entry->expired = guard->grouped;
@@ -125,8 +127,13 @@ static void expire(kvf_guard *guard, struct guard_entry *entry)
 			guard->agent.self, entry->session, "the engine's deadline has passed");
 }
 
+/* Nothing to look at until the first deadline comes, or a transfer may have begun. */
 void kvfi_guard_judge_deadlines(kvf_guard *guard, uint64_t now_ns)
 {
+	if (now_ns < guard->next_deadline_ns && guard->n_clocks == 0)
+		return;
+	guard->next_deadline_ns = KVFI_GUARD_NEVER;
+	guard->n_clocks = 0;
 	for (uint32_t at = guard->first; at != KVFI_GUARD_NONE; at = guard->entries[at].next) {
 		struct guard_entry *entry = &guard->entries[at];
 
@@ -135,5 +142,8 @@ void kvfi_guard_judge_deadlines(kvf_guard *guard, uint64_t now_ns)
 		start_transfer_clock(guard, entry, now_ns);
 		if (entry->deadline_ns <= now_ns && (entry->bits & (GUARD_FAILED | GUARD_CANCELLED)) == 0)
 			expire(guard, entry);
+		guard->n_clocks += entry->transfer_timeout_ns != 0;
+		if (entry->deadline_ns < guard->next_deadline_ns)
+			guard->next_deadline_ns = entry->deadline_ns;
 	}
 }

@@ -42,6 +42,7 @@ bool kvfi_guard_requests_init(kvf_guard *guard)
 	for (uint32_t i = 0; i < max; i++)
 		guard->entries[i].chain = i + 1 < max ? i + 1 : KVFI_GUARD_NONE;
 	guard->first = guard->last = KVFI_GUARD_NONE;
+	guard->next_deadline_ns = KVFI_GUARD_NEVER;
 	return true;
 }
 
@@ -149,7 +150,11 @@ enum kvf_status kvf_guard_add(kvf_guard *guard, const struct kvf_guard_request *
 	entry->user = request->user;
 	entry->deadline_ns = after(guard->agent.now_ns(guard->agent.self), request->timeout_ns);
 	entry->transfer_timeout_ns = request->transfer_timeout_ns;
+	guard->n_clocks += request->transfer_timeout_ns != 0;
+	if (entry->deadline_ns < guard->next_deadline_ns)
+		guard->next_deadline_ns = entry->deadline_ns;
 	if (request->session.bits == 0) { /* nothing was ever in flight */
+		guard->dirty = true;
 		entry->bits = GUARD_FAILED | GUARD_RELEASED;
 		entry->status = request->refused;
 		entry->outcome_seen = true;
@@ -176,6 +181,7 @@ enum kvf_cancel_result kvf_guard_cancel(
 		return KVF_CANCEL_NOT_FOUND;
 	if (!entry->decided)
 		entry->bits |= GUARD_CANCELLED;
+	guard->dirty = true;
 	return stop(guard, entry, reason);
 }
 
@@ -206,6 +212,7 @@ enum kvf_status kvf_guard_terminate(kvf_guard *guard, uint64_t request_id, uint3
 	} else if ((entry->bits & GUARD_TERMINATED) == 0) {
 		mute(guard, entry);
 		entry->bits |= GUARD_TERMINATED;
+		guard->dirty = true;
 		guard->n_deferred++;
 		if ((entry->bits & GUARD_RELEASED) != 0 && guard->options.free_together == 0)
 			kvfi_guard_free_blocks(guard, entry);
@@ -237,6 +244,7 @@ void kvfi_guard_decide(kvf_guard *guard, struct guard_entry *entry, uint32_t bit
 	                                                               : KVF_GUARD_COMPLETED;
 
 	entry->decided = true;
+	guard->dirty = true;
 	guard->n_undecided--;
 	if (kind == KVF_GUARD_CANCELLED)
 		status = KVF_CANCELLED;
@@ -273,6 +281,7 @@ int kvf_guard_poll(kvf_guard *guard, struct kvf_guard_result *results, int n)
 		struct guard_entry *entry = &guard->entries[told->entry];
 
 		entry->waiting--;
+		guard->dirty = true;
 		if ((entry->bits & GUARD_TERMINATED) == 0) {
 			fill(entry, told, &results[taken++]);
 			guard->n_results--;
@@ -288,6 +297,7 @@ int kvf_guard_poll(kvf_guard *guard, struct kvf_guard_result *results, int n)
 void kvfi_guard_free_blocks(kvf_guard *guard, struct guard_entry *entry)
 {
 	entry->freed = true;
+	guard->dirty = true;
 	guard->n_deferred--;
 	guard->options.free_request(guard->options.self, entry->request_id, entry->attempt, entry->user);
 }
@@ -300,9 +310,10 @@ static void close_session(kvf_guard *guard, struct guard_entry *entry)
 
 	if (entry->session.bits == 0 || (entry->bits & GUARD_RELEASED) == 0 || (!good && !entry->freed))
 		return;
-	if (guard->agent.close(guard->agent.self, entry->session) !=
-		KVF_EFULL) /* else the next sweep asks again */
+	if (guard->agent.close(guard->agent.self, entry->session) != KVF_EFULL)
 		entry->session.bits = 0;
+	else
+		guard->dirty = true; /* the next sweep asks again */
 }
 
 /* Results of a terminated request are told to nobody: they need not be polled for their places to come back. */
@@ -324,6 +335,9 @@ void kvfi_guard_sweep(kvf_guard *guard)
 	const uint32_t may_free = GUARD_TERMINATED | GUARD_RELEASED;
 	uint32_t next;
 
+	if (!guard->dirty)
+		return;
+	guard->dirty = false;
 	drop_muted(guard);
 	for (uint32_t at = guard->first; at != KVFI_GUARD_NONE; at = next) {
 		struct guard_entry *entry = &guard->entries[at];
