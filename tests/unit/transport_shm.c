@@ -1,4 +1,4 @@
-/* transport_shm.c - what is shm's own: its socket path, and a prefill agent against peers that lie.
+/* transport_shm.c - a prefill agent against peers that lie over shm.
  *
  * A liar is a raw socket that speaks packets through kvfi_shm_send. After each the prefill agent must have told what the contract
  * says, must hold no descriptor and no mapping of the liar's, and must serve the next peer.
@@ -17,9 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "transport/shm.h"
@@ -238,115 +236,6 @@ static void honest_peer_gets_in(void)
 	kvfi_transport_shm.disconnect(transport, 0);
 	assert_int_equal(mappings(), 0);
 	n_events = 0;
-}
-
-/* ---- the path */
-
-static void the_socket_is_ours_alone_and_gone_after_close(void **state)
-{
-	struct stat info;
-	char path[SHM_PATH_BYTES];
-
-	(void)state;
-	memcpy(path, kvfi_shm_self(transport)->path, sizeof(path));
-	assert_int_equal(lstat(path, &info), 0);
-	assert_true(S_ISSOCK(info.st_mode));
-	assert_int_equal(info.st_mode & 0777, 0600);
-	assert_int_equal(entries_of(runtime_dir), 3);
-	kvfi_transport_shm.close(transport);
-	assert_int_not_equal(lstat(path, &info), 0);
-	open_transport();
-}
-
-static int bind_path(const char *format, int number)
-{
-	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-	assert_true(fd >= 0);
-	(void)snprintf(name.sun_path, sizeof(name.sun_path), format, runtime_dir, number);
-	assert_int_equal(bind(fd, (const struct sockaddr *)&name, sizeof(name)), 0);
-	return fd;
-}
-
-static void sockets_of_dead_agents_are_removed_and_others_are_not(void **state)
-{
-	int dead, alive, half, foreign, file;
-	char path[SHM_PATH_BYTES];
-
-	(void)state;
-	kvfi_transport_shm.close(transport);
-	dead = bind_path("%s/kvf-%d-00000000000000aa.shm", 1);
-	(void)close(dead);
-	alive = bind_path("%s/kvf-%d-00000000000000bb.shm", 1);
-	assert_int_equal(listen(alive, 1), 0);
-	half = bind_path(
-		"%s/kvf-%d-00000000000000cc.new", getpid()); /* of a live process, before it listens */
-	foreign = bind_path("%s/other-%d.shm", 1);
-	(void)close(foreign);
-	(void)snprintf(path, sizeof(path), "%s/kvf-1-dd.shm", runtime_dir);
-	file = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600); /* not a socket */
-	assert_true(file >= 0);
-	(void)close(file);
-	open_transport();
-	assert_int_equal(entries_of(runtime_dir), 2 + 4 + 1);
-	(void)snprintf(path, sizeof(path), "%s/kvf-1-00000000000000aa.shm", runtime_dir);
-	assert_int_not_equal(access(path, F_OK), 0);
-	(void)close(alive);
-	(void)close(half);
-	for (uint32_t i = 0; i < 4; i++) {
-		static const char *const left[] = {
-			"%s/kvf-1-00000000000000bb.shm", "%s/other-1.shm", "%s/kvf-1-dd.shm"};
-
-		if (i < 3)
-			(void)snprintf(path, sizeof(path), left[i], runtime_dir);
-		else
-			(void)snprintf(path, sizeof(path), "%s/kvf-%d-00000000000000cc.new", runtime_dir,
-				(int)getpid());
-		assert_int_equal(unlink(path), 0);
-	}
-}
-
-static void a_runtime_directory_that_cannot_serve_is_named(void **state)
-{
-	struct kvfi_transport_env env = kvfi_shm_self(transport)->env;
-	struct kvfi_transport *other = NULL;
-	char deep[200];
-
-	(void)state;
-	env.runtime_dir = "/nonexistent/kvferry";
-	assert_int_equal(kvfi_transport_shm.open(&env, &other), KVF_EINVAL);
-	assert_non_null(strstr(kvf_error(), "/nonexistent/kvferry"));
-	env.runtime_dir = NULL;
-	assert_int_equal(kvfi_transport_shm.open(&env, &other), KVF_EINVAL);
-	memset(deep, '/', sizeof(deep)); /* the root directory, with too long a name */
-	deep[sizeof(deep) - 1] = 0;
-	env.runtime_dir = deep;
-	assert_int_equal(kvfi_transport_shm.open(&env, &other), KVF_EINVAL);
-	assert_non_null(strstr(kvf_error(), "runtime_dir"));
-	assert_null(other);
-}
-
-static void another_host_user_or_a_socket_that_is_gone_is_told_apart(void **state)
-{
-	unsigned char address[KVFI_ADDRESS_MAX_BYTES], changed[KVFI_ADDRESS_MAX_BYTES];
-	size_t len = kvfi_transport_shm.address(transport, address);
-
-	(void)state;
-	assert_int_equal(kvfi_transport_shm.reachable(transport, address, len), KVF_OK);
-	memcpy(changed, address, len);
-	changed[12] ^= 1; /* boot id */
-	assert_int_equal(kvfi_transport_shm.reachable(transport, changed, len), KVF_NO_TRANSPORT);
-	assert_string_equal(kvf_error(), "another host");
-	memcpy(changed, address, len);
-	changed[8] ^= 1; /* uid */
-	assert_int_equal(kvfi_transport_shm.reachable(transport, changed, len), KVF_NO_TRANSPORT);
-	assert_non_null(strstr(kvf_error(), "another user"));
-	kvfi_transport_shm.close(transport);
-	open_transport();
-	assert_int_equal(unlink(kvfi_shm_self(transport)->path), 0);
-	assert_int_equal(kvfi_transport_shm.reachable(transport, address, len), KVF_NO_TRANSPORT);
-	assert_non_null(strstr(kvf_error(), "is gone"));
 }
 
 /* ---- liars */
@@ -673,10 +562,6 @@ static void a_withdrawn_region_is_unmapped_and_its_index_may_come_again(void **s
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		SHM_TEST(the_socket_is_ours_alone_and_gone_after_close),
-		SHM_TEST(sockets_of_dead_agents_are_removed_and_others_are_not),
-		SHM_TEST(a_runtime_directory_that_cannot_serve_is_named),
-		SHM_TEST(another_host_user_or_a_socket_that_is_gone_is_told_apart),
 		SHM_TEST(the_first_packet_must_be_a_hello_that_is_expected),
 		SHM_TEST(another_version_is_refused_as_such),
 		SHM_TEST(a_hello_whose_flags_are_not_ours_is_refused),
