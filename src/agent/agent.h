@@ -332,6 +332,8 @@ void kvfi_owner_turn(kvf_agent *agent);
 void kvfi_owner_sleep(kvf_agent *agent, uint64_t until_ns);
 void kvfi_owner_heed_events(kvf_agent *agent, bool heed);
 void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input);
+/* The inbox is shut: who still waits in it is told. */
+void kvfi_owner_refuse_calls(kvf_agent *agent);
 void kvfi_owner_item(kvf_agent *agent, const struct item *item);
 uint32_t kvfi_max_deliveries(const kvf_agent *agent);
 void kvfi_transport_notify(void *self, const struct kvfi_done *done);

@@ -204,6 +204,7 @@ void kvfi_owner_close(kvf_agent *agent)
 {
 	kvfi_owner_adopt(agent);
 	kvfi_inbox_shut(&agent->inbox);
+	kvfi_owner_refuse_calls(agent);
 	for (uint32_t i = 0; i < agent->n_transports; i++)
 		agent->transports[i].ops->close(agent->transports[i].self);
 	if (agent->control != NULL)

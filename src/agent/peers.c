@@ -191,7 +191,8 @@ void kvfi_peer_status(kvf_agent *agent, uint32_t slot, enum kvf_status status, c
 		return;
 	peer->status = status;
 	if (reason != peer->reason)
-		(void)snprintf(peer->reason, sizeof(peer->reason), "%s", reason);
+		(void)snprintf(
+			peer->reason, sizeof(peer->reason), "%.*s", (int)sizeof(peer->reason) - 1, reason);
 	tell_user(agent, slot);
 }
 

@@ -200,6 +200,23 @@ static void run_call(kvf_agent *agent, struct call *call)
 	(void)pthread_mutex_unlock(&agent->call_lock);
 }
 
+/* A wait that the end of the agent ends has not got what it waited for. */
+void kvfi_owner_refuse_calls(kvf_agent *agent)
+{
+	struct item item;
+
+	while (kvfi_inbox_pop(&agent->inbox, &item)) {
+		if (item.kind != ITEM_CALL)
+			continue;
+		(void)pthread_mutex_lock(&agent->call_lock);
+		item.u.call->status = KVF_EINTERNAL;
+		(void)snprintf(item.u.call->error, sizeof(item.u.call->error), "the agent is closing");
+		item.u.call->done = true;
+		(void)pthread_cond_broadcast(&agent->call_done);
+		(void)pthread_mutex_unlock(&agent->call_lock);
+	}
+}
+
 static void run_input(kvf_agent *agent, const struct item_input *from)
 {
 	struct kvfi_input input = {.kind = from->kind, .session = from->session};

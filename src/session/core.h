@@ -9,7 +9,7 @@
  *   arrival.c RESULTs in, coverage, aux       ending.c   outcome, release and their proofs
  *   memory.c  bounded memory of what has ended
  *   cancel.c  cancel from this side, and what it tells  deadline.c the deadlines of a session
- *   hold.c    requests that are wanted before they are asked for
+ *   hold.c    requests that are wanted before they are asked for  ids.c  room for the peers' block ids
  *   ladder.c  quarantine and what is done about it      health.c   what the core knows of its health
  */
 #ifndef KVFI_SESSION_CORE_H

@@ -351,6 +351,8 @@ struct link *link_next(struct kvfi_core *core, const struct link *link);
 void send_msg(struct kvfi_core *core, struct link *link, struct kvfi_msg *msg);
 void msg_init(struct kvfi_msg *msg, enum kvfi_msg_type type, const struct link *link);
 void session_init(struct kvfi_core *core, struct session *session, enum session_kind kind);
+
+/* ids.c */
 enum kvf_status ids_take(struct kvfi_core *core, uint32_t n, uint32_t *start_out);
 void ids_give(struct kvfi_core *core, uint32_t start, uint32_t n);
 
