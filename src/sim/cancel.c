@@ -27,7 +27,7 @@ static void judge(struct sim_node *node, uint32_t request, enum kvf_cancel_resul
 			wrong(node, request, result, "it is open");
 		break;
 	case KVF_CANCEL_BEFORE_ADVERTISE:
-		if (!open || (session->outcome && session->status != KVF_CANCELLED) || session->bytes_seen)
+		if (!open || (session->outcome && session->status == KVF_OK) || session->bytes_seen)
 			wrong(node, request, result, "it had begun, or is not open");
 		session->cancelled_early = true;
 		break;
@@ -48,27 +48,59 @@ static void judge(struct sim_node *node, uint32_t request, enum kvf_cancel_resul
 		sim_pool_give(node, request);
 }
 
-static void cancel(struct sim_world *world, struct sim_event *event)
+static void cancel_now(struct sim_node *node, uint32_t request, bool by_request)
 {
-	struct sim_node *node = &world->nodes[event->node];
-	uint32_t request = (uint32_t)event->a;
+	struct sim_world *world = node->world;
 	const struct sim_request *who = &world->requests[request];
 	const struct sim_session *session = &node->sessions[request];
-	bool by_request = sim_chance(&world->user, 300);
 	enum kvf_cancel_result result;
 
-	if (!by_request && session->phase != SIM_OPEN && session->phase != SIM_CLOSED)
-		return; /* nobody has its handle */
 	sim_count(world, KVF_SIM_CANCEL);
-	sim_enter(node);
 	result = by_request ? kvf_cancel_request(node->agent, who->id, who->attempt, "the client has left")
 	                    : kvf_cancel(node->agent, session->handle, "the client has left");
-	sim_leave(node);
 	sim_trace(world, node->index, "cancels request %llu.%u: %s", (unsigned long long)who->id,
 		who->attempt, kvf_cancel_result_name(result));
 	if (!by_request && session->phase == SIM_CLOSED && result != KVF_CANCEL_ALREADY_COMPLETE)
 		wrong(node, request, result, "its handle was once issued, and is closed");
 	judge(node, request, result);
+}
+
+/* kvf_cancel may be called from any thread, so at any point of a turn. The points at which a turn comes out to the simulated world are such points. */
+void sim_turn_is_here(struct sim_node *node)
+{
+	uint32_t request = node->cancel_inside - 1;
+
+	if (node->cancel_inside == 0 || node->world->current != node)
+		return;
+	node->cancel_inside = 0;
+	cancel_now(node, request, true);
+}
+
+void sim_advertises(struct sim_node *node, uint64_t id, uint32_t attempt, const char *what)
+{
+	uint32_t request = sim_request_find(node->world, id, attempt);
+
+	if (request != SIM_NONE && node->sessions[request].cancelled_early)
+		sim_fail(node->world, "cancel: %s of request %llu.%u leaves %s after before-advertise", what,
+			(unsigned long long)id, attempt, node->name);
+}
+
+static void cancel(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = &world->nodes[event->node];
+	uint32_t request = (uint32_t)event->a;
+	const struct sim_session *session = &node->sessions[request];
+	bool by_request = sim_chance(&world->user, 300), inside = sim_chance(&world->user, 400);
+
+	if (!by_request && session->phase != SIM_OPEN && session->phase != SIM_CLOSED)
+		return; /* nobody has its handle */
+	if (inside) {
+		node->cancel_inside = request + 1;
+		return;
+	}
+	sim_enter(node);
+	cancel_now(node, request, by_request);
+	sim_leave(node);
 	sim_wake(node, 1000);
 }
 

@@ -256,6 +256,9 @@ static bool control_send(struct kvfi_control *control, uint32_t number, const st
 	if (number >= self->max_ways || self->ways[number].kind == WAY_FREE || !self->node->alive)
 		return false;
 	way = &self->ways[number];
+	sim_turn_is_here(self->node);
+	if (msg->header.type == KVFI_MSG_REQUEST && msg->u.request.dp_index != KVF_DP_UNKNOWN)
+		sim_advertises(self->node, msg->header.request_id, msg->header.attempt, "a REQUEST");
 	world->counts.messages++;
 	sim_passage(world, self->node->index, way->peer.node, &passage);
 	sim_describe_message(msg, text, sizeof(text));
@@ -327,6 +330,7 @@ static enum kvfi_control_kind control_recv(struct kvfi_control *control, struct 
 	struct sim_control *self = self_of(control);
 	bool filled = false;
 
+	sim_turn_is_here(self->node);
 	while (self->head != NULL && !filled) {
 		struct envelope *envelope = self->head;
 

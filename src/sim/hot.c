@@ -48,6 +48,8 @@ static void trace_frame(struct sim_transport *self, uint32_t to, const struct si
 		return; /* no memory */
 	sim_describe_message(&msg, text, sizeof(text));
 	kvfi_msg_fini(&msg);
+	if (msg.header.type == KVFI_MSG_REQUEST && msg.u.request.dp_index != KVF_DP_UNKNOWN)
+		sim_advertises(self->node, msg.header.request_id, msg.header.attempt, "a REQUEST");
 	sim_trace(world, self->node->index, "-> %s: %s, over the data path", world->nodes[to].name, text);
 }
 
@@ -126,6 +128,7 @@ void sim_hot_poll(struct kvfi_transport *transport)
 {
 	struct sim_transport *self = sim_transport_of(transport);
 
+	sim_turn_is_here(self->node);
 	for (uint32_t i = 0; i < self->env.max_peers; i++)
 		if (self->peers[i].link != NULL)
 			tell_all(self, i);

@@ -348,12 +348,13 @@ void sim_aux_content(const struct sim_request *request, unsigned char *aux)
 		aux[i] = (unsigned char)kvfi_mix64(request->id * 1000 + request->attempt + i * 7);
 }
 
-void sim_pool_check_complete(struct sim_node *node, uint32_t request)
+void sim_pool_check_complete(struct sim_node *node, uint32_t request, enum sim_completeness what)
 {
 	const struct sim_session *session = &node->sessions[request];
 	unsigned char aux[SIM_AUX_BYTES];
 
-	if (!each_row(node, request, check_complete_row, NULL) || session->aux_slot == KVF_NO_AUX)
+	if (!each_row(node, request, check_complete_row, NULL) || session->aux_slot == KVF_NO_AUX ||
+		what == SIM_SENT)
 		return;
 	sim_aux_content(&node->world->requests[request], aux);
 	if (memcmp(aux, node->pool.aux[session->aux_slot], SIM_AUX_BYTES) != 0)

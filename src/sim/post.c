@@ -103,6 +103,8 @@ enum kvf_status sim_post(struct kvfi_transport *transport, const struct kvfi_tx_
 	struct sim_link *link = self->peers[tx->peer].link;
 	struct sim_post *post = NULL;
 
+	sim_advertises(self->node, tx->request_id, tx->attempt, "a post");
+	sim_turn_is_here(self->node);
 	if (link == NULL || link->broken || self->peers[tx->peer].side != SIM_SENDER || !link->has_leases)
 		return kvfi_fail(KVF_PEER_LOST, "the peer is not connected");
 	if (tx->lease_slot >= link->leases.n)

@@ -147,6 +147,8 @@ struct sim_node {
 	uint64_t turn_sequence; /* of its next turn's event; 0: none */
 	uint64_t turn_ns;
 	uint32_t waiting_strike; /* index + 1 of one that waits until a worker is inside a lease; 0: none */
+	uint32_t
+		cancel_inside; /* index + 1 of a request that is cancelled in the middle of a turn; 0: none */
 	uint64_t alloc_fails_at; /* n-th allocation of the next call; 0: none */
 	struct sim_control *control;
 	struct sim_transport *transports[3];
@@ -303,8 +305,12 @@ void sim_pool_give(struct sim_node *node, uint32_t request);
 bool sim_pool_may_store(struct sim_node *node, uint64_t dst, uint64_t len_bytes, uint32_t request,
 	uint64_t epoch, const char *writer);
 bool sim_pool_may_read(struct sim_node *node, uint64_t src, uint64_t len_bytes, uint32_t request);
-/* The session was told complete: every byte is there, stored once. */
-void sim_pool_check_complete(struct sim_node *node, uint32_t request);
+/* Every byte is there, stored once; and, once the receiver was told so, the aux data. */
+enum sim_completeness {
+	SIM_SENT = 0,
+	SIM_RECEIVED = 1
+};
+void sim_pool_check_complete(struct sim_node *node, uint32_t request, enum sim_completeness what);
 /* It failed: what is not called bad is good. */
 void sim_pool_check_good(struct sim_node *node, uint32_t request);
 /* What nobody owns holds the canary. */
@@ -345,6 +351,10 @@ void sim_user_event(struct sim_node *node, const struct kvf_event *event);
 /* The node was started again; what its users still want is opened again. */
 void sim_user_lost(struct sim_node *node);
 void sim_cancels_begin(struct sim_world *world, uint32_t request);
+/* A turn of this node comes out to the world: other threads of its process may do something now. */
+void sim_turn_is_here(struct sim_node *node);
+/* Permission, or a byte, of this request is about to leave the node. */
+void sim_advertises(struct sim_node *node, uint64_t id, uint32_t attempt, const char *what);
 uint32_t sim_request_find(const struct sim_world *world, uint64_t id, uint32_t attempt);
 bool sim_takes_part(const struct sim_world *world, const struct sim_node *node, uint32_t request);
 uint32_t sim_list_length(const struct sim_node *node, uint32_t request, uint32_t group, uint32_t *first_out);

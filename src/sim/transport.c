@@ -388,6 +388,7 @@ static enum kvf_status transport_grant(struct kvfi_transport *transport, const s
 	uint32_t generation = grant->generation;
 
 	KVFI_ASSERT(!grant->used);
+	sim_turn_is_here(self->node);
 	if (link == NULL || self->peers[rx->peer].side != SIM_RECEIVER)
 		return kvfi_fail(KVF_PEER_LOST, "the peer is not connected");
 	*lease_slot_out = rx->id;
