@@ -114,7 +114,8 @@ void session_fail(
 
 void session_complete(struct kvfi_core *core, struct session *session)
 {
-	if (session->outcome_told)
+	/* One that had nothing to move was never advertised: a cancel that came first wins here too, as its caller was told. */
+	if (session->outcome_told || !session_advertise(core, session))
 		return;
 	tell_outcome(core, session, KVF_OK);
 	if (session->kind == SESSION_RX)

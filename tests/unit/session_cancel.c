@@ -94,6 +94,27 @@ static void no_byte_is_posted_once_the_word_says_cancelled(void **state)
 	scene_close(&rig);
 }
 
+/* There was nothing to move, so nothing was advertised; the caller was told that it is cancelled, and so it is. */
+static void what_was_called_off_does_not_complete_without_bytes(void **state)
+{
+	struct rig_ask ask = scene_ask();
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){0});
+	scene_open_tx(&rig, 0, &ask);
+	ask.skip = 6; /* the receiver has all blocks already */
+	scene_open_rx(&rig, 0, &ask);
+	rig_run_for(&rig, SECOND);
+	rig_call_off(&rig, 0, 0);
+	scene_send_tx(&rig, 0);
+	rig_run_for(&rig, SECOND);
+	assert_false(scene_session(&rig, 0, 0)->outcome);
+	rig_cancel(&rig, 0, 0, NULL);
+	scene_expect(&rig, 0, 0, KVF_CANCELLED);
+	scene_close(&rig);
+}
+
 /* An invitation gives nobody the power to write. */
 static void an_invitation_is_called_off_without_waiting(void **state)
 {
@@ -248,6 +269,7 @@ int main(void)
 		cmocka_unit_test(what_was_not_advertised_is_free_in_the_same_step),
 		cmocka_unit_test(nothing_leaves_once_the_word_says_cancelled),
 		cmocka_unit_test(no_byte_is_posted_once_the_word_says_cancelled),
+		cmocka_unit_test(what_was_called_off_does_not_complete_without_bytes),
 		cmocka_unit_test(an_invitation_is_called_off_without_waiting),
 		cmocka_unit_test(t_p30_a_cancel_reaches_the_other_side_with_its_reason),
 		cmocka_unit_test(t_p06_a_cancel_and_a_completion_have_one_winner),
