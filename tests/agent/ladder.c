@@ -163,7 +163,7 @@ static void t_p48_a_proof_that_never_comes_ends_in_unhealthy_and_comes_late(void
 	struct solo *all[] = {&decode, &prefill};
 	struct kvf_health health;
 	struct kvf_session_stats stats;
-	kvf_session from, to = quarantine_one(1, &from);
+	kvf_session from, to = quarantine_one(1, &from), queued;
 
 	(void)state;
 	health = health_of(&decode);
@@ -180,6 +180,12 @@ static void t_p48_a_proof_that_never_comes_ends_in_unhealthy_and_comes_late(void
 		"1 sessions are stuck, the budget is 0; request 1 has no proof from prefill rank 0"));
 	assert_int_equal(health.barred_links, 1);
 	assert_int_equal(health.peer_losses, 1);
+	/* A cancel says so, but not of what was never advertised. */
+	assert_int_equal(kvf_cancel(decode.agent, to, NULL), KVF_CANCEL_BACKEND_UNHEALTHY);
+	assert_int_equal(kvf_cancel_request(decode.agent, 1, 0, NULL), KVF_CANCEL_BACKEND_UNHEALTHY);
+	queued = solo_rx(&decode, 99, 7, 8, 15);
+	assert_int_equal(kvf_cancel(decode.agent, queued, NULL), KVF_CANCEL_BEFORE_ADVERTISE);
+	assert_int_equal(solo_finish(all, 1, &decode, queued, NULL), KVF_CANCELLED);
 	assert_int_equal(solo_next(all, 2, &decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_PEER_LOST);
 	/* It goes on; under another link it serves again, while the memory of the first one waits. */
 	assert_int_not_equal(solo_finish(all, 2, &prefill, from, NULL), KVF_OK);
