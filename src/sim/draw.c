@@ -247,6 +247,10 @@ static void draw_request(struct sim_world *world, uint32_t index)
 		.rx_ns = start_ns + (tx_first ? gap_ns : 0)};
 	if (request->chunks > request->prompt_len)
 		request->chunks = 1;
+	request->ticket = sim_chance(&world->draw, 300);
+	request->held = sim_chance(&world->draw, 400) && request->ticket && tx_first;
+	if (request->held) /* later than the queue deadline allows without it */
+		request->rx_ns += sim_below(&world->draw, 2 * world->agent.queue_timeout_ns);
 }
 
 static void draw_requests(struct sim_world *world)
@@ -341,8 +345,8 @@ void sim_draw(struct sim_world *world)
 	draw_rates(world);
 	draw_requests(world);
 	draw_strikes(world);
-	/* Longer than any chain of deadlines: connect, queue, transfer, quiet, the ladder, and a parked request. */
-	world->settle_ns = 60 * KVFI_NS_PER_S;
+	/* Longer than any chain of deadlines, and than a hold that nobody drops: its ticket, and the tolerance of clocks. */
+	world->settle_ns = 100 * KVFI_NS_PER_S;
 }
 
 void sim_describe(const struct sim_world *world, char *text, size_t len_bytes)

@@ -181,6 +181,7 @@ struct sim_request {
 	uint64_t prompt_len;
 	uint32_t src_dp, dst_dp;
 	bool unknown_dp, aux, layer_wise;
+	bool ticket, held; /* rx opens by a ticket; and holds it from when tx opens */
 	uint32_t skip, chunks;
 	enum kvf_replica replica;
 	uint64_t tx_ns, rx_ns; /* when its users begin, about */

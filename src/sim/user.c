@@ -123,6 +123,51 @@ static enum kvf_status open_tx(struct sim_node *node, uint32_t request)
 	return kvf_tx_open(node->agent, &params, &node->sessions[request].handle);
 }
 
+/* ---- tickets ---- */
+
+/* As a router would bring it: made by any rank of the prefill group that runs. 0: there is none. */
+static size_t ticket_of(struct sim_world *world, uint32_t request, unsigned char *ticket)
+{
+	const struct sim_request *who = &world->requests[request];
+	struct kvf_tx_params params = {.request_id = who->id,
+		.attempt = who->attempt,
+		.dp_index = who->unknown_dp ? KVF_DP_UNKNOWN : who->src_dp,
+		.prompt_len = who->prompt_len,
+		.expires_ns = 20 * KVFI_NS_PER_S}; /* a hold that nobody drops ends before the run does */
+	size_t len = 0;
+
+	for (uint32_t i = 0; i < world->n_prefill; i++) {
+		const struct sim_node *node = &world->nodes[i];
+
+		if (!node->alive || node->stopped || !sim_takes_part(world, node, request))
+			continue;
+		if (kvf_ticket_new(node->agent, &params, ticket, KVF_TICKET_MAX_BYTES, &len) == KVF_OK)
+			return len;
+		call_failed(node, request, "kvf_ticket_new", KVF_EINVAL);
+	}
+	return 0;
+}
+
+static void hold(struct sim_world *world, struct sim_event *event)
+{
+	struct sim_node *node = event->payload;
+	uint32_t request = (uint32_t)event->a;
+	unsigned char ticket[KVF_TICKET_MAX_BYTES];
+	size_t len = ticket_of(world, request, ticket);
+	enum kvf_status status;
+
+	if (!node->alive || node->stopped || len == 0 || node->sessions[request].phase != SIM_UNUSED)
+		return;
+	sim_enter(node);
+	status = kvf_hold(node->agent, ticket, len);
+	sim_leave(node);
+	sim_trace(world, node->index, "holds request %llu.%u: %s",
+		(unsigned long long)world->requests[request].id, world->requests[request].attempt,
+		kvf_status_name(status));
+	if (status != KVF_OK && !may_wait(status))
+		call_failed(node, request, "kvf_hold", status);
+}
+
 static enum kvf_status open_rx(struct sim_node *node, uint32_t request)
 {
 	const struct sim_request *who = &node->world->requests[request];
@@ -136,7 +181,13 @@ static enum kvf_status open_rx(struct sim_node *node, uint32_t request)
 		.aux_slot = session->aux_slot,
 		.replica = who->replica,
 		.lists = lists};
+	unsigned char ticket[KVF_TICKET_MAX_BYTES];
+	size_t ticket_bytes = who->ticket ? ticket_of(node->world, request, ticket) : 0;
 
+	if (ticket_bytes > 0) {
+		params.ticket = ticket;
+		params.ticket_bytes = ticket_bytes;
+	}
 	for (uint32_t g = 0; g < node->layout->n_groups; g++)
 		if (session->lists[g].n > 0)
 			lists[params.n_lists++] =
@@ -145,6 +196,24 @@ static enum kvf_status open_rx(struct sim_node *node, uint32_t request)
 }
 
 static void try_open(struct sim_world *world, struct sim_event *event);
+
+/* Its request will not be asked for: nobody shall be kept waiting until the ticket expires. */
+static void drop_hold(struct sim_node *node, uint32_t request)
+{
+	unsigned char ticket[KVF_TICKET_MAX_BYTES];
+	size_t len = node->world->requests[request].held && node->decode
+	                     ? ticket_of(node->world, request, ticket)
+	                     : 0;
+	enum kvf_status status;
+
+	if (len == 0)
+		return;
+	sim_enter(node);
+	status = kvf_hold_drop(node->agent, ticket, len);
+	sim_leave(node);
+	if (status != KVF_OK && status != KVF_ENOTFOUND)
+		call_failed(node, request, "kvf_hold_drop", status);
+}
 
 static void try_later(struct sim_node *node, uint32_t request)
 {
@@ -158,6 +227,8 @@ static void try_later(struct sim_node *node, uint32_t request)
 		sim_trace(node->world, node->index, "gives up on opening request %llu.%u",
 			(unsigned long long)node->world->requests[request].id,
 			node->world->requests[request].attempt);
+	if (session->phase == SIM_GIVEN_UP)
+		drop_hold(node, request);
 }
 
 static void try_open(struct sim_world *world, struct sim_event *event)
@@ -221,6 +292,11 @@ void sim_user_begin_request(struct sim_world *world, uint32_t request)
 		event = sim_at(world, (node->decode ? who->rx_ns : who->tx_ns) + jitter_ns, begin);
 		event->payload = node;
 		event->a = request;
+		if (!who->held || !node->decode)
+			continue;
+		event = sim_at(world, who->tx_ns + jitter_ns, hold);
+		event->payload = node;
+		event->a = request;
 	}
 	sim_cancels_begin(world, request);
 }
@@ -245,7 +321,7 @@ static void try_again(struct sim_world *world, uint32_t request)
 	world->requests[world->n_requests] = *who;
 	who = &world->requests[world->n_requests++];
 	who->attempt++;
-	who->retried = false;
+	who->retried = who->held = false;
 	who->tx_ns = who->rx_ns = world->now_ns + pause_ns;
 	sim_user_begin_request(world, world->n_requests - 1);
 }
