@@ -147,6 +147,35 @@ static void t_p01_stuck_beyond_the_budget_is_unhealthy_and_health_comes_back(voi
 	scene_close(&rig);
 }
 
+/* Pitfall 8, 1: not a message comes, not a call is made: every step is taken, because time passes. */
+static bool lose_all(struct rig *rig, uint32_t from, uint32_t to, const struct kvfi_msg *msg)
+{
+	(void)rig;
+	(void)from;
+	(void)to;
+	(void)msg;
+	return true;
+}
+
+static void t_p08_the_ladder_needs_no_work_and_no_message(void **state)
+{
+	struct rig rig;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
+	begin_and_stop(&rig, 0, 1);
+	rig.drop = lose_all;
+	rig_end_all(&rig, 1);
+	rig_run_for(&rig, 7 * SECOND);
+	assert_int_equal(health_of(&rig, 1).ladder_fence, 1);
+	assert_int_equal(health_of(&rig, 1).ladder_drop, 1);
+	assert_int_equal(health_of(&rig, 1).ladder_stuck, 1);
+	assert_int_equal(health_of(&rig, 1).healthy, 0);
+	rig.drop = NULL;
+	rig_continue(&rig, 0);
+	scene_close(&rig);
+}
+
 static void a_quiet_deadline_of_zero_is_no_ladder(void **state)
 {
 	struct kvfi_core_config config = with_ladder(0);
@@ -564,6 +593,7 @@ int main(void)
 		cmocka_unit_test(a_writer_that_stopped_is_fenced_after_the_quiet_deadline_and_dropped),
 		cmocka_unit_test(t_p48_without_a_fence_it_is_dropped_then_stuck_and_recovers_with_its_proof),
 		cmocka_unit_test(t_p01_stuck_beyond_the_budget_is_unhealthy_and_health_comes_back),
+		cmocka_unit_test(t_p08_the_ladder_needs_no_work_and_no_message),
 		cmocka_unit_test(a_quiet_deadline_of_zero_is_no_ladder),
 		cmocka_unit_test(the_ladder_of_a_lost_peer_begins_at_the_fence),
 		cmocka_unit_test(losing_the_peer_ends_the_wait_for_its_quiet),
