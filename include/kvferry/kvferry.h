@@ -1021,7 +1021,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_post(
  * Without a progress thread it does the agent's work that is due, as kvf_poll does. The end of a round makes no noise on kvf_fd: ask.
  * @parts_out  n_ranks of them, by place, the own one too; the bytes stay valid until the next kvf_group_post or kvf_group_close
  * Threads: the one that polls. Blocks: never. Allocates: no.
- * Returns KVF_OK; KVF_EAGAIN while somebody is awaited; KVF_PEER_LOST when one who is awaited has restarted or closed the group; KVF_INCOMPATIBLE when one was
+ * Returns KVF_OK; KVF_EAGAIN while somebody is awaited; KVF_PEER_LOST when one who is awaited has restarted or closed the group, or this one has restarted; KVF_INCOMPATIBLE when one was
  * told another group under this id (members, size, instance); KVF_EINVAL before the first round; KVF_ESTALE. Since 0.1.
  */
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_group_test(

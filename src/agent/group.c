@@ -28,32 +28,43 @@ static bool has_said(const struct agent_group *group, uint32_t rank, uint64_t ro
 
 /* ---- out ---- */
 
-static void say(kvf_agent *agent, struct agent_group *group, uint32_t to, uint64_t round, uint32_t flags)
+/* To that incarnation at a member's place; a round of 0 says nothing. */
+static void send_word(kvf_agent *agent, const struct agent_group *group, uint32_t to, uint64_t incarnation,
+	struct kvfi_msg_group word)
 {
-	const struct group_member *own = &group->members[group->rank];
-	struct group_member *member = &group->members[to];
 	struct kvfi_msg msg;
 
-	if (member->way == KVFI_NO_WAY || member->lost)
-		return;
 	memset(&msg.header, 0, sizeof(msg.header));
 	msg.block = NULL;
 	msg.header.type = KVFI_MSG_GROUP;
 	msg.header.from = agent->incarnation;
-	msg.header.to = member->incarnation;
+	msg.header.to = incarnation;
 	msg.header.instance_id = group->instance_id;
-	msg.u.group = (struct kvfi_msg_group){.group = group->id,
-		.round = round,
-		.rank = group->rank,
-		.members = group->n,
-		.flags = flags | (round > 0 && !has_said(group, to, round) ? KVFI_GROUP_WANTED : 0)};
-	if (round > 0) {
-		msg.u.group.len_bytes = own->len_bytes[round & 1];
-		msg.u.group.bytes = own->bytes[round & 1];
+	msg.u.group = word;
+	msg.u.group.group = group->id;
+	msg.u.group.rank = group->rank;
+	msg.u.group.members = group->n;
+	if (word.round > 0) {
+		const struct group_member *own = &group->members[group->rank];
+
+		msg.u.group.len_bytes = own->len_bytes[word.round & 1];
+		msg.u.group.bytes = own->bytes[word.round & 1];
 	}
 	msg.u.group.seal = kvfi_msg_seal(&msg);
-	(void)kvfi_control_of(agent)->send(agent->control, member->way, &msg);
+	(void)kvfi_control_of(agent)->send(agent->control, group->members[to].way, &msg);
 	agent->sent = true;
+}
+
+static void say(kvf_agent *agent, struct agent_group *group, uint32_t to, uint64_t round, uint32_t flags)
+{
+	const struct group_member *member = &group->members[to];
+
+	if (member->way == KVFI_NO_WAY || member->lost)
+		return;
+	if (round > 0 && !has_said(group, to, round))
+		flags |= KVFI_GROUP_WANTED;
+	send_word(agent, group, to, member->incarnation,
+		(struct kvfi_msg_group){.round = round, .flags = flags});
 }
 
 static void due(kvf_agent *agent, struct agent_group *group, uint64_t at_ns)
@@ -133,7 +144,7 @@ static struct agent_group *find(kvf_agent *agent, uint64_t id)
 }
 
 /* Is it from a member of this group, as it was opened here, and in the incarnation that the place belongs to? */
-static bool belongs(const kvf_agent *agent, struct agent_group *group, const struct kvfi_msg *msg)
+static bool belongs(kvf_agent *agent, struct agent_group *group, const struct kvfi_msg *msg)
 {
 	const struct kvfi_msg_group *word = &msg->u.group;
 	struct group_member *member;
@@ -154,7 +165,10 @@ static bool belongs(const kvf_agent *agent, struct agent_group *group, const str
 		member->incarnation = msg->header.from;
 	if (member->incarnation == msg->header.from)
 		return true;
+	/* The place was another's. Who has it now is told, or would wait for us; it stops asking then. */
 	member->lost = true;
+	send_word(agent, group, word->rank, msg->header.from,
+		(struct kvfi_msg_group){.flags = KVFI_GROUP_LEAVING});
 	look(group);
 	return false;
 }

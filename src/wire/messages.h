@@ -164,7 +164,8 @@ struct kvfi_msg_ping { /* PING and PONG */
 
 enum kvfi_group_flag {
 	KVFI_GROUP_WANTED = 1, /* the sender lacks the receiver's bytes of this round */
-	KVFI_GROUP_LEAVING = 2 /* the sender closes the group; round and bytes are those of its last word */
+	/* the sender takes no part any more: it closes the group (round and bytes are those of its last word), or the receiver has restarted (round 0) */
+	KVFI_GROUP_LEAVING = 2
 };
 
 struct kvfi_msg_group {

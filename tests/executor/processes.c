@@ -276,7 +276,7 @@ static void t_p40_a_rank_that_restarts_is_lost_to_the_group_and_the_ticks_go_on(
 	UNTIL(2, atomic_load(&reports[i].reason) == KVF_GUARD_GROUP);
 	ticks_go_on();
 	start(2);
-	UNTIL(2, atomic_load(&reports[i].lost));
+	UNTIL(RANKS, atomic_load(&reports[i].lost)); /* the new one is told, too */
 	ticks_go_on();
 	for (uint32_t i = 0; i < 2; i++)
 		assert_int_equal(atomic_load(&reports[i].reason), KVF_GUARD_GROUP);
