@@ -54,14 +54,14 @@ static const struct args_spec spec = {
 	.command = "sim",
 	.summary = "a virtual cluster of real agents, with faults, by seed",
 	.usage = "sim [--seed S | --seeds A-B] [--ranks N] [--faults LIST] [--minutes M] [--jobs N] "
-                 "[--shrink] "
+		 "[--shrink] "
 		 "[--trace]",
 	.description =
 		"Each seed draws a cluster, its requests and its faults, and runs the real agents over a "
-                "simulated "
+		"simulated "
 		"world, in virtual time.\n"
 		"After every event what docs/safety.md promises is checked. A seed that fails is told with "
-                "the "
+		"the "
 		"command that repeats it.\n\n"
 		"Faults: delay, reorder, drop, duplicate, corrupt (messages); partition, slow (paths); stop, "
 		"crash, restart, clock, alloc\n"

@@ -9,7 +9,8 @@
  *   control.c    the control channel                transport.c  links, grants, connecting
  *   post.c       one-sided stores                   stream.c     stores that the receiver applies
  *   hot.c        messages over the data path        cancel.c     users who cancel
- *   user.c       requests, sessions, events         lists.c      which blocks, which slices
+ *   grant.c      permissions, proofs, the fence     user_events.c  what users make of events
+ *   user.c       requests, sessions                 lists.c      which blocks, which slices
  *   strike.c     single faults                      probe.c      does it work again?
  *   run.c        a run from seed to report
  */
@@ -344,7 +345,15 @@ void sim_links_crashed(struct sim_node *node);
 /* Can nothing ever prove that the writers of this session are quiet? */
 bool sim_never_provable(struct sim_node *node, uint32_t request);
 
-/* ---- user.c, lists.c ---- */
+/* ---- user.c, user_events.c, lists.c ---- */
+
+struct sim_event *sim_user_at(struct sim_node *node, uint32_t request, uint64_t after_ns,
+	void (*run)(struct sim_world *world, struct sim_event *event));
+/* Is this the answer of a full table? */
+bool sim_may_wait(enum kvf_status status);
+void sim_call_failed(const struct sim_node *node, uint32_t request, const char *call, enum kvf_status status);
+/* The same request again, as its next attempt: now and then. */
+void sim_try_again(struct sim_world *world, uint32_t request);
 
 void sim_user_begin(struct sim_world *world);
 /* What a poll has given. */

@@ -111,6 +111,15 @@ void sim_end_tell(const struct sim_end *end, const struct kvfi_done *done);
 /* Both ends learn that the connection is over. */
 void sim_link_break(struct sim_link *link, enum kvf_status status, const char *reason);
 
+/* grant.c */
+enum kvf_status sim_grant_open(struct kvfi_transport *transport, const struct kvfi_rx_grant *rx,
+	uint32_t *lease_slot_out, uint32_t *lease_generation_out);
+void sim_grant_revoke(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_proof sim_grant_proof(struct kvfi_transport *transport, uint32_t grant_id);
+void sim_grant_release(struct kvfi_transport *transport, uint32_t grant_id);
+enum kvf_status sim_fence(struct kvfi_transport *transport, uint32_t peer);
+uint64_t sim_grant_moved(struct kvfi_transport *transport, uint32_t grant_id);
+
 /* post.c */
 enum kvf_status sim_post(struct kvfi_transport *transport, const struct kvfi_tx_post *tx);
 void sim_post_cancel(struct kvfi_transport *transport, uint64_t post_id);

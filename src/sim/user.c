@@ -1,22 +1,13 @@
 /* user.c - the users of the agents: engines that open sessions, send slices, cancel, try again, and hold the library to its word.
  *
- * A user takes blocks before it opens and gives them back when it has polled RELEASED, at once, to whoever asks next. What an event may say and
- * when is checked here: one OUTCOME, then one RELEASED, states that go forward only, and content as soon as somebody calls it complete.
+ * A user takes blocks before it opens; user_events.c gives them back when RELEASED was polled. What is refused for want of room or memory is tried
+ * again, for a while.
  */
 #include "sim/sim.h"
 
-#include <stdio.h>
-#include <string.h>
-#include "base/assert.h"
-
 #define MAX_TRIES 60
 
-/* They cost time and no session. */
-#define MILD_FAULTS                                                                                          \
-	((uint32_t)(KVF_SIM_DELAY | KVF_SIM_REORDER | KVF_SIM_DROP | KVF_SIM_DUPLICATE | KVF_SIM_SLOW |      \
-		    KVF_SIM_OVERTAKE))
-
-static struct sim_event *at_node(struct sim_node *node, uint32_t request, uint64_t after_ns,
+struct sim_event *sim_user_at(struct sim_node *node, uint32_t request, uint64_t after_ns,
 	void (*run)(struct sim_world *world, struct sim_event *event))
 {
 	struct sim_event *event = sim_at(node->world, node->world->now_ns + after_ns, run);
@@ -28,13 +19,12 @@ static struct sim_event *at_node(struct sim_node *node, uint32_t request, uint64
 	return event;
 }
 
-static bool may_wait(enum kvf_status status)
+bool sim_may_wait(enum kvf_status status)
 {
 	return status == KVF_EFULL || status == KVF_ENOMEM;
 }
 
-static void call_failed(
-	const struct sim_node *node, uint32_t request, const char *call, enum kvf_status status)
+void sim_call_failed(const struct sim_node *node, uint32_t request, const char *call, enum kvf_status status)
 {
 	const struct sim_request *who = &node->world->requests[request];
 
@@ -101,11 +91,11 @@ static void send_next(struct sim_world *world, struct sim_event *event)
 	if (status == KVF_OK) {
 		session->aux_sent = aux;
 		session->next_cut += !aux;
-		(void)at_node(node, request, pause_ns, send_next);
-	} else if (may_wait(status)) {
-		(void)at_node(node, request, 5 * KVFI_NS_PER_MS, send_next);
+		(void)sim_user_at(node, request, pause_ns, send_next);
+	} else if (sim_may_wait(status)) {
+		(void)sim_user_at(node, request, 5 * KVFI_NS_PER_MS, send_next);
 	} else {
-		call_failed(node, request, aux ? "kvf_tx_send_aux" : "kvf_tx_send", status);
+		sim_call_failed(node, request, aux ? "kvf_tx_send_aux" : "kvf_tx_send", status);
 	}
 }
 
@@ -143,7 +133,7 @@ static size_t ticket_of(struct sim_world *world, uint32_t request, unsigned char
 			continue;
 		if (kvf_ticket_new(node->agent, &params, ticket, KVF_TICKET_MAX_BYTES, &len) == KVF_OK)
 			return len;
-		call_failed(node, request, "kvf_ticket_new", KVF_EINVAL);
+		sim_call_failed(node, request, "kvf_ticket_new", KVF_EINVAL);
 	}
 	return 0;
 }
@@ -164,8 +154,8 @@ static void hold(struct sim_world *world, struct sim_event *event)
 	sim_trace(world, node->index, "holds request %llu.%u: %s",
 		(unsigned long long)world->requests[request].id, world->requests[request].attempt,
 		kvf_status_name(status));
-	if (status != KVF_OK && !may_wait(status))
-		call_failed(node, request, "kvf_hold", status);
+	if (status != KVF_OK && !sim_may_wait(status))
+		sim_call_failed(node, request, "kvf_hold", status);
 }
 
 static enum kvf_status open_rx(struct sim_node *node, uint32_t request)
@@ -212,7 +202,7 @@ static void drop_hold(struct sim_node *node, uint32_t request)
 	status = kvf_hold_drop(node->agent, ticket, len);
 	sim_leave(node);
 	if (status != KVF_OK && status != KVF_ENOTFOUND)
-		call_failed(node, request, "kvf_hold_drop", status);
+		sim_call_failed(node, request, "kvf_hold_drop", status);
 }
 
 static void try_later(struct sim_node *node, uint32_t request)
@@ -221,7 +211,7 @@ static void try_later(struct sim_node *node, uint32_t request)
 
 	session->phase = ++session->tries < MAX_TRIES ? SIM_WANTED : SIM_GIVEN_UP;
 	if (session->phase == SIM_WANTED)
-		(void)at_node(
+		(void)sim_user_at(
 			node, request, (5 + sim_below(&node->world->user, 40)) * KVFI_NS_PER_MS, try_open);
 	else
 		sim_trace(node->world, node->index, "gives up on opening request %llu.%u",
@@ -250,10 +240,10 @@ static void try_open(struct sim_world *world, struct sim_event *event)
 	sim_leave(node);
 	if (status != KVF_OK) {
 		sim_pool_give(node, request);
-		if (may_wait(status))
+		if (sim_may_wait(status))
 			try_later(node, request);
 		else
-			call_failed(node, request, node->decode ? "kvf_rx_open" : "kvf_tx_open", status);
+			sim_call_failed(node, request, node->decode ? "kvf_rx_open" : "kvf_tx_open", status);
 		return;
 	}
 	world->opened++;
@@ -261,7 +251,7 @@ static void try_open(struct sim_world *world, struct sim_event *event)
 		(unsigned long long)world->requests[request].id, world->requests[request].attempt,
 		(unsigned long long)world->requests[request].prompt_len);
 	if (!node->decode)
-		(void)at_node(node, request, KVFI_NS_PER_US << sim_below(&world->user, 14), send_next);
+		(void)sim_user_at(node, request, KVFI_NS_PER_US << sim_below(&world->user, 14), send_next);
 }
 
 /* Not bound to a life: whoever runs on that rank then gets it. */
@@ -273,7 +263,7 @@ static void begin(struct sim_world *world, struct sim_event *event)
 	if (!node->alive)
 		return;
 	node->sessions[event->a].phase = SIM_WANTED;
-	now = at_node(node, (uint32_t)event->a, 0, try_open);
+	now = sim_user_at(node, (uint32_t)event->a, 0, try_open);
 	(void)now;
 	(void)world;
 }
@@ -308,8 +298,7 @@ void sim_user_begin(struct sim_world *world)
 			sim_user_begin_request(world, i);
 }
 
-/* The same request again, as its next attempt. */
-static void try_again(struct sim_world *world, uint32_t request)
+void sim_try_again(struct sim_world *world, uint32_t request)
 {
 	struct sim_request *who = &world->requests[request];
 	bool wanted = sim_chance(&world->user, 300);
@@ -324,214 +313,4 @@ static void try_again(struct sim_world *world, uint32_t request)
 	who->retried = who->held = false;
 	who->tx_ns = who->rx_ns = world->now_ns + pause_ns;
 	sim_user_begin_request(world, world->n_requests - 1);
-}
-
-/* ---- events ---- */
-
-static void wrong(const struct sim_node *node, uint32_t request, const char *what)
-{
-	const struct sim_request *who = &node->world->requests[request];
-
-	sim_fail(node->world, "events: request %llu.%u on %s: %s", (unsigned long long)who->id, who->attempt,
-		node->name, what);
-}
-
-/* Messages that are lost, late, twice or out of order fail no session. A fault that does must be among those of the run; and what tells that the two
- * sides, or a plan and its bytes, do not agree is told of no fault. */
-static bool is_explained(const struct sim_world *world, enum kvf_status status)
-{
-	switch (status) {
-	case KVF_OK:
-	case KVF_TIMED_OUT:
-	case KVF_CANCELLED:
-		return true;
-	case KVF_PEER_LOST:
-	case KVF_UNREACHABLE:
-	case KVF_STREAM_BROKEN:
-	case KVF_TX_ENDED:
-	case KVF_STALE_EPOCH:
-	case KVF_BUSY:
-	case KVF_EFULL:
-	case KVF_ENOMEM:
-		return (world->options.faults & ~MILD_FAULTS) != 0;
-	case KVF_PROTOCOL:
-	case KVF_PEER_VERSION:
-	case KVF_NO_TRANSPORT:
-	case KVF_REFUSED:
-		return sim_has(world, KVF_SIM_CORRUPT) || sim_has(world, KVF_SIM_ALLOC);
-	default:
-		return false;
-	}
-}
-
-/* Acknowledged means applied: when every sender was told complete, every byte lies in its place, whatever the receivers have been told. */
-static void check_all_sent(struct sim_world *world, uint32_t request)
-{
-	for (uint32_t i = 0; i < world->n_nodes; i++) {
-		const struct sim_node *node = &world->nodes[i];
-		const struct sim_session *session = &node->sessions[request];
-
-		if (!node->decode && sim_takes_part(world, node, request) &&
-			(!session->outcome || session->status != KVF_OK))
-			return;
-	}
-	for (uint32_t i = 0; i < world->n_nodes; i++)
-		if (world->nodes[i].decode && world->nodes[i].sessions[request].blocks_taken)
-			sim_pool_check_complete(&world->nodes[i], request, SIM_SENT);
-}
-
-static void on_outcome(struct sim_node *node, uint32_t request, const struct kvf_event *event)
-{
-	struct sim_world *world = node->world;
-	struct sim_session *session = &node->sessions[request];
-	char error[200] = "";
-
-	if (session->outcome)
-		wrong(node, request, "a second OUTCOME");
-	session->outcome = true;
-	session->status = event->status;
-	session->outcome_ns = world->now_ns;
-	if (kvf_session_error(node->agent, session->handle, error, sizeof(error)) != KVF_OK)
-		wrong(node, request, "kvf_session_error fails");
-	sim_trace(world, node->index, "OUTCOME of request %llu.%u: %s%s%s",
-		(unsigned long long)event->request_id, event->attempt, kvf_status_name(event->status),
-		error[0] != '\0' ? ": " : "", error);
-	if ((event->status == KVF_OK) != (error[0] == '\0'))
-		wrong(node, request, "a status without a sentence, or the reverse");
-	if (!is_explained(world, event->status)) {
-		char what[160];
-
-		(void)snprintf(what, sizeof(what), "nothing that happened explains %s",
-			kvf_status_name(event->status));
-		wrong(node, request, what);
-	}
-	if (session->cancelled_early && event->status == KVF_OK)
-		wrong(node, request, "completed, after before-advertise");
-	if (event->status == KVF_OK)
-		world->completed++;
-	else if (event->status == KVF_CANCELLED)
-		world->cancelled++;
-	else if (event->status == KVF_TIMED_OUT)
-		world->timed_out++;
-	else
-		world->failed_sessions++;
-	if (event->status != KVF_OK)
-		try_again(world, request);
-	if (!session->blocks_taken)
-		return; /* given back at a safe cancel */
-	if (world->requests[request].probe && event->status != KVF_OK)
-		sim_fail(world, "recovery: after all faults request %llu.0 on %s fails: %s",
-			(unsigned long long)event->request_id, node->name, error);
-	if (node->decode && event->status == KVF_OK)
-		sim_pool_check_complete(node, request, SIM_RECEIVED);
-	else if (node->decode)
-		sim_pool_check_good(node, request);
-	else if (event->status == KVF_OK)
-		check_all_sent(world, request);
-}
-
-static void close_session(struct sim_world *world, struct sim_event *event)
-{
-	struct sim_node *node = &world->nodes[event->node];
-	struct sim_session *session = &node->sessions[event->a];
-	enum kvf_status status;
-
-	sim_enter(node);
-	status = kvf_session_close(node->agent, session->handle);
-	sim_leave(node);
-	if (status == KVF_OK)
-		session->phase = SIM_CLOSED;
-	else if (may_wait(status))
-		(void)at_node(node, (uint32_t)event->a, KVFI_NS_PER_MS, close_session);
-	else
-		call_failed(node, (uint32_t)event->a, "kvf_session_close", status);
-}
-
-static void on_released(struct sim_node *node, uint32_t request)
-{
-	struct sim_world *world = node->world;
-	struct sim_session *session = &node->sessions[request];
-	struct kvf_session_stats stats;
-	uint64_t later_ns = KVFI_NS_PER_US << sim_below(&world->user, 16);
-
-	if (!session->outcome || session->released)
-		wrong(node, request, session->released ? "a second RELEASED" : "RELEASED before OUTCOME");
-	if (kvf_session_stats(node->agent, session->handle, &stats) != KVF_OK)
-		wrong(node, request, "kvf_session_stats fails");
-	else
-		for (uint32_t i = 0; i < 9; i++)
-			world->proofs[i] += stats.proofs[i];
-	sim_trace(world, node->index, "RELEASED of request %llu.%u",
-		(unsigned long long)world->requests[request].id, world->requests[request].attempt);
-	session->released = true;
-	sim_pool_give(node, request);
-	(void)at_node(node, request, later_ns, close_session);
-}
-
-static void check_state(struct sim_node *node, uint32_t request)
-{
-	struct sim_session *session = &node->sessions[request];
-	enum kvf_session_state state = KVF_STATE_INIT;
-
-	if (kvf_session_state(node->agent, session->handle, &state) != KVF_OK)
-		wrong(node, request, "kvf_session_state fails");
-	if (session->state < KVF_STATE_INIT ? state != session->state
-					    : state >= KVF_STATE_INIT && state < session->state)
-		wrong(node, request, "its state went back");
-	session->state = state;
-}
-
-static void on_session_event(struct sim_node *node, uint32_t request, const struct kvf_event *event)
-{
-	struct sim_session *session = &node->sessions[request];
-
-	check_state(node, request);
-	switch (event->type) {
-	case KVF_EVENT_READY:
-		if (session->ready || session->outcome)
-			wrong(node, request, "READY twice, or after OUTCOME");
-		session->ready = true;
-		break;
-	case KVF_EVENT_SLICE:
-		if (session->outcome || event->slice != session->slices)
-			wrong(node, request, "SLICE out of order, twice, or after OUTCOME");
-		session->slices++;
-		break;
-	case KVF_EVENT_OUTCOME:
-		on_outcome(node, request, event);
-		break;
-	case KVF_EVENT_RELEASED:
-		on_released(node, request);
-		break;
-	default:
-		wrong(node, request, "an event of no type");
-	}
-}
-
-void sim_user_event(struct sim_node *node, const struct kvf_event *event)
-{
-	uint32_t request;
-
-	if (node->world->failed)
-		return;
-	if (event->type == KVF_EVENT_PEER) {
-		sim_trace(node->world, node->index, "PEER: %s", kvf_status_name(event->status));
-		return;
-	}
-	request = sim_request_find(node->world, event->request_id, event->attempt);
-	if (request == SIM_NONE || node->sessions[request].phase != SIM_OPEN ||
-		node->sessions[request].handle.bits != event->session.bits) {
-		sim_fail(node->world, "events: %s: an event of request %llu.%u, of which no session is open",
-			node->name, (unsigned long long)event->request_id, event->attempt);
-		return;
-	}
-	on_session_event(node, request, event);
-}
-
-void sim_user_lost(struct sim_node *node)
-{
-	for (uint32_t i = 0; i < SIM_MAX_REQUESTS; i++)
-		if (node->sessions[i].phase == SIM_OPEN && !node->sessions[i].released)
-			node->world->died++;
-	memset(node->sessions, 0, sizeof(node->sessions));
 }
