@@ -453,6 +453,7 @@ void stage_share(struct stage *stage)
 
 void stage_close(struct stage *stage)
 {
+	stage_turn(stage, 0); /* jobs that are left: close() would wait for them */
 	kvfi_transport_shm.close(stage->transport);
 	kvfi_regions_fini(&stage->regions);
 	kvf_plan_free(stage->plan);

@@ -512,6 +512,7 @@ static void a_hello_that_waited_while_we_slept_is_heard(void **state)
 	struct itimerspec now = {.it_value.tv_nsec = 1};
 	struct shm_transport *self = kvfi_shm_self(transport);
 	enum kvf_status ignored = KVF_OK;
+	struct pollfd ticked = {.fd = self->timer_fd, .events = POLLIN};
 	int fd = dial(), silent = dial();
 
 	(void)state;
@@ -519,9 +520,10 @@ static void a_hello_that_waited_while_we_slept_is_heard(void **state)
 	turn();
 	assert_int_equal(self->n_strangers, 2);
 	self->strangers[0].deadline_ns = self->strangers[1].deadline_ns = 0;
+	assert_int_equal(timerfd_settime(self->timer_fd, 0, &now, NULL), 0);
+	assert_int_equal(poll(&ticked, 1, -1), 1); /* so that the tick is seen before the HELLO */
 	say_hello(fd);
 	tell(fd, SHM_READY, NULL, 0, -1);
-	assert_int_equal(timerfd_settime(self->timer_fd, 0, &now, NULL), 0);
 	assert_int_equal(answer(fd, &ignored), SHM_WELCOME);
 	while (self->n_strangers != 0)
 		turn();

@@ -84,6 +84,7 @@ static void fence(void)
 	skip_unless(status != KVF_EUNSUPPORTED, kvf_error());
 	assert_int_equal(status, KVF_OK);
 	assert_int_equal(kvfi_transport_shm.fence(stage.transport, 0), KVF_OK); /* again: nothing more */
+	assert_int_equal(kvfi_transport_shm.proof(stage.transport, 0), KVF_PROOF_NONE); /* begun, not done */
 	assert_int_equal(stage_until_proven(&stage, 0), KVF_PROOF_FENCED);
 }
 
