@@ -64,6 +64,10 @@ static const struct arg_option options[] = {
 		.max = MOST_DEADLINE_NS},
 	{"silence", "T", "when a silent peer is lost", ARG_DURATION, FIELD(deadlines.silence_ns),
 		.max = MOST_DEADLINE_NS},
+	{"record", "FILE",
+		"every rank writes what it is told and decides into FILE.prefill-0 and so on, see kvferry "
+		"sim --replay",
+		ARG_TEXT, FIELD(record)},
 	{"json", NULL, "print JSON", ARG_FLAG, FIELD(json)},
 };
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/mman.h>
 
 #define NS_PER_S            UINT64_C(1000000000)
@@ -159,15 +160,30 @@ static bool count_peers(struct replay_rank *rank, struct reason *why)
 	return ok || reason_set(why, "kvf_pairs: %s", kvf_error());
 }
 
+/* In chaos a rank may be a second one of that name: what the first has recorded is what one wants to see. */
+static bool name_record(const struct replay_options *asked, const char *name, char *path, size_t len_bytes)
+{
+	int len = asked->chaos != NULL
+	                  ? snprintf(path, len_bytes, "%s.%s.%ld", asked->record, name, (long)getpid())
+	                  : snprintf(path, len_bytes, "%s.%s", asked->record, name);
+
+	return len > 0 && (size_t)len < len_bytes;
+}
+
 static bool open_agent(struct replay_rank *rank, const char *runtime_dir, struct reason *why)
 {
 	const struct replay_side *side = &rank->setup->sides[rank->side];
 	struct kvf_options options;
-	char name[32];
+	char name[32], record[4096];
 	set_options(rank, runtime_dir, &options);
 	snprintf(name, sizeof(name), "%s-%u", rank->side == REPLAY_PREFILL ? "prefill" : "decode",
 		rank->index);
 	options.name = name;
+	if (rank->setup->options.record != NULL) {
+		if (!name_record(&rank->setup->options, name, record, sizeof(record)))
+			return reason_set(why, "--record: the path is too long");
+		options.record = record;
+	}
 	if (rank->side == REPLAY_PREFILL)
 		options.listen = side->instance->ranks[rank->index].endpoint;
 	if (kvf_agent_open(&options, &rank->agent) != KVF_OK)

@@ -54,7 +54,8 @@ struct replay_options {
 	uint64_t corrupt;    /* 1 + index of the request whose blocks are damaged before the check; 0: none */
 	uint32_t transport, verify, replica;
 	bool sum, json;
-	const char *chaos; /* NULL: none */
+	const char *chaos;  /* NULL: none */
+	const char *record; /* NULL: none; else each rank adds its name */
 	struct replay_deadlines deadlines;
 };
 

@@ -25,6 +25,7 @@
 struct sim_args {
 	const char *seed, *seeds, *faults;
 	const char *skip_requests, *skip_strikes;
+	const char *replay;
 	uint64_t ranks, minutes, jobs;
 	bool shrink, trace, json;
 };
@@ -47,6 +48,9 @@ static const struct arg_option options[] = {
 		ARG_FIELD(struct sim_args, skip_requests)},
 	{"skip-strikes", "LIST", "leave out these single faults of the seed: 0,3", ARG_TEXT,
 		ARG_FIELD(struct sim_args, skip_strikes)},
+	{"replay", "FILE",
+		"repeat what an agent has recorded (kvferry replay --record) and compare, bit for bit",
+		ARG_TEXT, ARG_FIELD(struct sim_args, replay)},
 	{"json", NULL, "print JSON", ARG_FLAG, ARG_FIELD(struct sim_args, json)},
 };
 
@@ -69,7 +73,8 @@ static const struct args_spec spec = {
 		"(users).\n",
 	.examples = "  kvferry sim --seeds 1-2000\n"
 		    "  kvferry sim --seed 17 --trace\n"
-		    "  kvferry sim --seeds 1-500 --faults stop,crash,restart --shrink\n",
+		    "  kvferry sim --seeds 1-500 --faults stop,crash,restart --shrink\n"
+		    "  kvferry sim --replay /tmp/run.decode-0 --trace\n",
 	.options = options,
 	.n_options = sizeof(options) / sizeof(options[0]),
 };
@@ -514,6 +519,8 @@ int command_sim(int argc, char **argv)
 
 	if (parsed != ARGS_RUN)
 		return args_exit_code(parsed);
+	if (args.replay != NULL)
+		return sim_replay(args.replay, args.trace, args.json);
 	kvf_sim_options_init(&run);
 	run.max_ranks = (uint32_t)args.ranks;
 	run.load_ns = args.minutes * 60000000000u;

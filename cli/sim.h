@@ -26,4 +26,7 @@ void sim_print_command(FILE *out, const struct kvf_sim_options *run);
 /* Leaves out what can be left out of a run that fails, and prints the command of what remains. */
 void sim_shrink(const struct kvf_sim_options *failing);
 
+/* sim_replay.c: repeats the record at path, prints what came of it. Returns the exit code. */
+int sim_replay(const char *path, bool trace, bool json);
+
 #endif

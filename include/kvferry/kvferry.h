@@ -534,6 +534,9 @@ struct kvf_options {
 	uint64_t progress_timeout_ns; /* work in flight and no byte moved anywhere: unhealthy; default 60 s */
 	/* sessions that the whole ladder could not release before the agent is unhealthy; default 16 */
 	uint32_t stuck_budget;
+	/* a file, made anew with mode 0600, for everything that the agent's sessions are told and decide; `kvferry sim --replay` repeats it. It has block
+	 * ids, layouts and aux data, no KV; it grows with the number of requests, and a disk that is full ends it. NULL: none */
+	const char *record;
 };
 
 /* kvf_options_init - defaults into *options, and the size of the struct that this program was compiled with.

@@ -84,6 +84,26 @@ struct kvf_sim_report {
 KVF_API KVF_MUST_CHECK enum kvf_status kvf_sim_run(
 	const struct kvf_sim_options *options, struct kvf_sim_report *report_out);
 
+struct kvf_sim_replay_report {
+	uint32_t differs;     /* 1: this library decides something else, and difference says what and where */
+	uint32_t cut;         /* 1: the record ends inside a step: so did the process that wrote it */
+	char difference[512]; /* "" or the first one */
+	char library[32];     /* version that wrote the record */
+	uint64_t steps, calls;      /* inputs of the core, and what it decided, that were repeated */
+	uint64_t first_ns, last_ns; /* of the recorded clock */
+};
+
+/* kvf_sim_replay - repeat what an agent has recorded (kvf_options.record), bit for bit.
+ *
+ * Steps every recorded input through a session core of its own, with the recorded times and what transports returned, and compares every decision.
+ * A record is to be trusted as the process that wrote it: one that was tampered with may end this process by a broken invariant.
+ * @trace_fd    every input but ticks, and every decision, is written there, a line each; -1: nowhere
+ * Threads: any. Blocks: until the record is over. Allocates: yes.
+ * Returns KVF_EINVAL (no record, another format, bytes that make no sense), KVF_EUNSUPPORTED, KVF_ENOMEM. Since 0.1.
+ */
+KVF_API KVF_MUST_CHECK enum kvf_status kvf_sim_replay(
+	const char *path, int trace_fd, struct kvf_sim_replay_report *report_out);
+
 #ifdef __cplusplus
 }
 #endif

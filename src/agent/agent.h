@@ -14,6 +14,7 @@
 #include "control/control.h"
 #include "memory/region.h"
 #include "session/core.h"
+#include "session/record.h"
 #include "transport/transport.h"
 #include "agent/cancel.h"
 #include "agent/seams.h"
@@ -276,6 +277,7 @@ struct kvf_agent {
 
 	/* owner */
 	struct kvfi_core *core;
+	struct kvfi_recorder *recorder; /* NULL: nothing is recorded */
 	struct kvfi_control *control;
 	struct agent_transport transports[KVFI_MAX_AGENT_TRANSPORTS];
 	uint32_t n_transports;

@@ -180,6 +180,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	const char *data_listen = options->data_listen != NULL ? options->data_listen : "127.0.0.1:0";
 	const char *name = options->name != NULL ? options->name : "agent";
 	const char *listen = options->listen != NULL ? options->listen : "";
+	const char *record = options->record != NULL ? options->record : "";
 	char buffer[256];
 	const char *runtime_dir = options->runtime_dir != NULL
 	                                  ? options->runtime_dir
@@ -200,8 +201,9 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 			KVF_EINVAL, "options: listen: longer than %u bytes", KVFI_ENDPOINT_BYTES - 1);
 	agent->options = *options;
 	cap_times(&agent->options);
-	at = agent->strings = malloc(strlen(control) + strlen(transports) + strlen(data_listen) +
-				     strlen(name) + strlen(listen) + strlen(runtime_dir) + 6);
+	at = agent->strings =
+		malloc(strlen(control) + strlen(transports) + strlen(data_listen) + strlen(name) +
+			strlen(listen) + strlen(runtime_dir) + strlen(record) + 7);
 	if (at == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for the options");
 	agent->options.control = keep_string(&at, control);
@@ -210,6 +212,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	agent->options.name = keep_string(&at, name);
 	agent->options.listen = options->listen != NULL ? keep_string(&at, listen) : NULL;
 	agent->options.runtime_dir = keep_string(&at, runtime_dir);
+	agent->options.record = options->record != NULL ? keep_string(&at, record) : NULL;
 	return KVF_OK;
 }
 

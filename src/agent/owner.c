@@ -147,6 +147,14 @@ static enum kvf_status open_core(kvf_agent *agent)
 	struct kvfi_sink sink;
 
 	kvfi_sink_fill(agent, &sink);
+	if (agent->options.record != NULL) {
+		enum kvf_status status = kvfi_recorder_open(
+			agent->options.record, &config, agent->incarnation, &sink, &agent->recorder);
+
+		if (status != KVF_OK)
+			return status;
+		kvfi_recorder_sink(agent->recorder, &sink);
+	}
 	return kvfi_core_open(&config, &sink, &agent->core);
 }
 
@@ -213,6 +221,7 @@ void kvfi_owner_close(kvf_agent *agent)
 	kvfi_peers_fini(agent);
 	kvfi_groups_fini(agent);
 	kvfi_core_close(agent->core);
+	kvfi_recorder_close(agent->recorder);
 	free(agent->sums);
 	free(agent->frame);
 	free(agent->way_peers);

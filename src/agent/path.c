@@ -271,6 +271,7 @@ void kvfi_path_up(kvf_agent *agent, uint32_t transport, uint32_t slot)
 		return;
 	}
 	input.u.peer_up = (struct kvfi_peer_up){.instance = peer->hello.instance,
+		.layout = peer->hello.layout,
 		.rank = peer->hello.layout->rank,
 		.receiver_applied = agent->transports[transport].ops->receiver_applied,
 		.plans = {peer->plans[0], peer->plans[1]},

@@ -21,7 +21,10 @@
 
 void kvfi_owner_step(kvf_agent *agent, const struct kvfi_input *input)
 {
-	kvfi_core_step(agent->core, input, kvfi_clock_ns());
+	if (agent->recorder != NULL)
+		kvfi_recorder_step(agent->recorder, agent->core, input, kvfi_clock_ns());
+	else
+		kvfi_core_step(agent->core, input, kvfi_clock_ns());
 	if (agent->n_dropping > 0)
 		kvfi_peers_drop(agent);
 }

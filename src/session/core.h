@@ -10,6 +10,7 @@
  *   memory.c  bounded memory of what has ended
  *   cancel.c  cancel from this side, and what it tells  deadline.c the deadlines of a session
  *   hold.c    requests that are wanted before they are asked for  ids.c  room for the peers' block ids
+ *   record.c, record_tap.c, record_read.c  a run in a file, see record.h
  *   ladder.c  quarantine and what is done about it      health.c   what the core knows of its health
  */
 #ifndef KVFI_SESSION_CORE_H
@@ -52,6 +53,7 @@ struct kvfi_pair_list {
  * on it is over. */
 struct kvfi_peer_up {
 	const struct kvf_instance *instance;
+	const struct kvf_layout *layout; /* its own, as it told; for records alone: may be NULL */
 	uint32_t rank;
 	bool receiver_applied;
 	const kvf_plan *plans[2]; /* by enum kvf_replica */
