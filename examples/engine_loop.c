@@ -422,9 +422,10 @@ static void open_groups(struct engine *engine, struct kvf_guard_group *same_out)
 
 static void engine_open(struct engine *engine, enum kvf_role role, uint32_t rank, struct frontend *frontend)
 {
+	/* Prefill has room to run ahead: its blocks wait for their receivers long after it has done with them. */
 	const struct kvf_layout_options order =
-		role == KVF_PREFILL ? (struct kvf_layout_options){KVF_LAYER_NHD, 16, 96, 0}
-				    : (struct kvf_layout_options){KVF_BLOCK_MAJOR, 32, 40, 0};
+		role == KVF_PREFILL ? (struct kvf_layout_options){KVF_LAYER_NHD, 16, 256, 0}
+				    : (struct kvf_layout_options){KVF_BLOCK_MAJOR, 32, 24, 0};
 	struct kvf_guard_options options;
 	struct kvf_guard_group same;
 
