@@ -1,4 +1,4 @@
-/* session_ladder.c - the session core: quarantine, the recovery ladder, health. Virtual time; writers that stop inside a lease. */
+/* session_ladder.c - the session core: quarantine and the recovery ladder. Virtual time; writers that stop inside a lease. */
 #include "session_scene.h"
 
 #include <setjmp.h>
@@ -10,40 +10,6 @@
 
 #define SECOND KVFI_NS_PER_S
 #define MS     KVFI_NS_PER_MS
-
-static struct kvfi_core_config with_ladder(uint32_t budget)
-{
-	struct kvfi_core_config config = rig_config();
-
-	config.quiet_timeout_ns = 5 * SECOND;
-	config.progress_timeout_ns = 60 * SECOND;
-	config.transfer_timeout_ns = 0;
-	config.stuck_budget = budget;
-	return config;
-}
-
-static struct kvf_health health_of(struct rig *rig, uint32_t node)
-{
-	struct kvf_health health;
-
-	kvfi_core_health(rig->nodes[node].core, rig->now_ns, &health);
-	return health;
-}
-
-/* A request whose writer has stopped in the middle of its first chunk. */
-static void begin_and_stop(struct rig *rig, uint32_t slot, uint64_t request_id)
-{
-	struct rig_ask ask = scene_ask();
-
-	ask.request_id = request_id;
-	scene_open_tx(rig, slot, &ask);
-	scene_send_tx(rig, slot);
-	scene_open_rx(rig, slot, &ask);
-	rig->hold_inside = 1000;
-	rig_run_for(rig, SECOND);
-	rig->hold_inside = 0;
-	assert_false(scene_session(rig, 1, slot)->outcome);
-}
 
 static bool has_released(struct rig *rig, uint32_t node, uint32_t slot)
 {
@@ -63,24 +29,24 @@ static void a_writer_that_stopped_is_fenced_after_the_quiet_deadline_and_dropped
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
 	rig.fences = true;
-	begin_and_stop(&rig, 0, 1);
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, 5 * SECOND - MS);
 	assert_false(has_released(&rig, 1, 0));
 	assert_int_equal(rig.fenced, 0);
-	assert_int_equal(health_of(&rig, 1).quarantined, 1);
-	assert_true(health_of(&rig, 1).healthy);
+	assert_int_equal(scene_health(&rig, 1).quarantined, 1);
+	assert_true(scene_health(&rig, 1).healthy);
 	rig_run_for(&rig, 2 * MS);
 	assert_true(has_released(&rig, 1, 0));
 	assert_int_equal(rig.fenced, 1);
 	assert_int_equal(rig.dropped, 1); /* nothing can arrive from it any more: it must come anew */
 	assert_int_equal(proofs(&rig, 1, 0, KVF_PROOF_FENCED), 1);
-	assert_int_equal(health_of(&rig, 1).quarantined, 0);
-	assert_int_equal(health_of(&rig, 1).ladder_fence, 1);
-	assert_int_equal(health_of(&rig, 1).ladder_drop, 0);
-	assert_int_equal(health_of(&rig, 1).recovered, 1);
+	assert_int_equal(scene_health(&rig, 1).quarantined, 0);
+	assert_int_equal(scene_health(&rig, 1).ladder_fence, 1);
+	assert_int_equal(scene_health(&rig, 1).ladder_drop, 0);
+	assert_int_equal(scene_health(&rig, 1).recovered, 1);
 	rig_continue(&rig, 0); /* what it still had to store does not land */
 	rig_run_for(&rig, SECOND);
 	scene_close(&rig);
@@ -92,29 +58,29 @@ static void t_p48_without_a_fence_it_is_dropped_then_stuck_and_recovers_with_its
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(1)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(1)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, 5 * SECOND + 49 * MS);
 	assert_int_equal(rig.fenced, 1);
 	assert_int_equal(rig.dropped, 0);
 	rig_run_for(&rig, 2 * MS);
 	assert_int_equal(rig.dropped, 1);
-	assert_int_equal(health_of(&rig, 1).stuck, 0);
+	assert_int_equal(scene_health(&rig, 1).stuck, 0);
 	rig_run_for(&rig, SECOND);
-	assert_int_equal(health_of(&rig, 1).stuck, 1);
-	assert_int_equal(health_of(&rig, 1).ladder_stuck, 1);
+	assert_int_equal(scene_health(&rig, 1).stuck, 1);
+	assert_int_equal(scene_health(&rig, 1).ladder_stuck, 1);
 	rig_run_for(&rig, 3600 * SECOND);
 	assert_int_equal(
-		health_of(&rig, 1).healthy, 1); /* one is within the budget, for as long as it likes */
-	assert_true(health_of(&rig, 1).oldest_quarantine_ns > 3600 * SECOND);
+		scene_health(&rig, 1).healthy, 1); /* one is within the budget, for as long as it likes */
+	assert_true(scene_health(&rig, 1).oldest_quarantine_ns > 3600 * SECOND);
 	assert_false(has_released(&rig, 1, 0));
 	rig_continue(&rig, 0);
 	rig_run_for(&rig, SECOND);
 	assert_true(has_released(&rig, 1, 0));
 	assert_int_equal(proofs(&rig, 1, 0, KVF_PROOF_LEASE), 1);
-	assert_int_equal(health_of(&rig, 1).stuck, 0);
-	assert_int_equal(health_of(&rig, 1).recovered, 1);
+	assert_int_equal(scene_health(&rig, 1).stuck, 0);
+	assert_int_equal(scene_health(&rig, 1).recovered, 1);
 	scene_close(&rig);
 }
 
@@ -125,12 +91,12 @@ static void t_p01_stuck_beyond_the_budget_is_unhealthy_and_health_comes_back(voi
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(1)});
-	begin_and_stop(&rig, 0, 41);
-	begin_and_stop(&rig, 1, 42);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(1)});
+	scene_begin_and_stop(&rig, 0, 41);
+	scene_begin_and_stop(&rig, 1, 42);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, 7 * SECOND);
-	health = health_of(&rig, 1);
+	health = scene_health(&rig, 1);
 	assert_int_equal(health.healthy, 0);
 	assert_int_equal(health.reason, KVF_HEALTH_STUCK);
 	assert_string_equal(health.text,
@@ -139,7 +105,7 @@ static void t_p01_stuck_beyond_the_budget_is_unhealthy_and_health_comes_back(voi
 	assert_int_equal(rig.dropped, 1); /* one peer */
 	rig_continue(&rig, 0);
 	rig_run_for(&rig, SECOND);
-	health = health_of(&rig, 1);
+	health = scene_health(&rig, 1);
 	assert_int_equal(health.healthy, 1);
 	assert_string_equal(health.text, "");
 	assert_int_equal(health.oldest_quarantine_ns, 0);
@@ -162,15 +128,15 @@ static void t_p08_the_ladder_needs_no_work_and_no_message(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig.drop = lose_all;
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, 7 * SECOND);
-	assert_int_equal(health_of(&rig, 1).ladder_fence, 1);
-	assert_int_equal(health_of(&rig, 1).ladder_drop, 1);
-	assert_int_equal(health_of(&rig, 1).ladder_stuck, 1);
-	assert_int_equal(health_of(&rig, 1).healthy, 0);
+	assert_int_equal(scene_health(&rig, 1).ladder_fence, 1);
+	assert_int_equal(scene_health(&rig, 1).ladder_drop, 1);
+	assert_int_equal(scene_health(&rig, 1).ladder_stuck, 1);
+	assert_int_equal(scene_health(&rig, 1).healthy, 0);
 	rig.drop = NULL;
 	rig_continue(&rig, 0);
 	scene_close(&rig);
@@ -178,20 +144,20 @@ static void t_p08_the_ladder_needs_no_work_and_no_message(void **state)
 
 static void a_quiet_deadline_of_zero_is_no_ladder(void **state)
 {
-	struct kvfi_core_config config = with_ladder(0);
+	struct kvfi_core_config config = scene_ladder_config(0);
 	struct rig rig;
 
 	(void)state;
 	config.quiet_timeout_ns = 0;
 	scene_open(&rig, &(struct scene){.config = config});
 	rig.fences = true;
-	begin_and_stop(&rig, 0, 1);
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, 3600 * SECOND);
 	assert_false(has_released(&rig, 1, 0));
 	assert_int_equal(rig.fenced + rig.dropped, 0);
-	assert_int_equal(health_of(&rig, 1).quarantined, 1);
-	assert_int_equal(health_of(&rig, 1).ladder_quiet, 0);
+	assert_int_equal(scene_health(&rig, 1).quarantined, 1);
+	assert_int_equal(scene_health(&rig, 1).ladder_quiet, 0);
 	rig_continue(&rig, 0);
 	scene_close(&rig);
 }
@@ -201,9 +167,9 @@ static void the_ladder_of_a_lost_peer_begins_at_the_fence(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
 	rig.fences = true;
-	begin_and_stop(&rig, 0, 1);
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_lose_peer(&rig, 1, 0, KVF_PEER_LOST);
 	assert_int_equal(scene_session(&rig, 1, 0)->status, KVF_PEER_LOST);
 	rig_run_for(&rig, 10 * MS);
@@ -221,9 +187,9 @@ static void losing_the_peer_ends_the_wait_for_its_quiet(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
 	rig.fences = true;
-	begin_and_stop(&rig, 0, 1);
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, SECOND);
 	assert_false(has_released(&rig, 1, 0));
@@ -241,15 +207,15 @@ static void the_exit_of_a_writer_that_stopped_releases(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, SECOND);
 	rig_restart(&rig, 0);
 	rig_run_for(&rig, SECOND);
 	assert_true(has_released(&rig, 1, 0));
 	assert_int_equal(proofs(&rig, 1, 0, KVF_PROOF_PROCESS_EXIT), 1);
-	assert_int_equal(health_of(&rig, 1).stuck, 0);
+	assert_int_equal(scene_health(&rig, 1).stuck, 0);
 	scene_close(&rig);
 }
 
@@ -259,8 +225,8 @@ static void a_post_that_does_not_end_drops_its_receiver(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 0);
 	rig_run_for(&rig, 5 * SECOND + 49 * MS);
 	assert_false(has_released(&rig, 0, 0));
@@ -268,9 +234,9 @@ static void a_post_that_does_not_end_drops_its_receiver(void **state)
 	rig_run_for(&rig, 2 * MS);
 	assert_int_equal(rig.dropped, 1);
 	rig_run_for(&rig, 2 * SECOND);
-	assert_int_equal(health_of(&rig, 0).reason, KVF_HEALTH_STUCK);
-	assert_non_null(strstr(health_of(&rig, 0).text, "decode rank 0"));
-	assert_int_equal(health_of(&rig, 0).quarantined_bytes,
+	assert_int_equal(scene_health(&rig, 0).reason, KVF_HEALTH_STUCK);
+	assert_non_null(strstr(scene_health(&rig, 0).text, "decode rank 0"));
+	assert_int_equal(scene_health(&rig, 0).quarantined_bytes,
 		6 * 4 * 3 * 2 * 4 * 16); /* blocks, tokens, layers, parts, heads, row */
 	rig_continue(&rig, 0);
 	rig_run_for(&rig, SECOND);
@@ -286,7 +252,7 @@ static void t_p29_one_writer_is_dropped_and_the_other_serves(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.prefill_tp = 2, .prefill_dp = 2, .config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.prefill_tp = 2, .prefill_dp = 2, .config = scene_ladder_config(0)});
 	rig_tx_open(&rig, 0, 0, &ask);
 	rig_tx_send(&rig, 0, 0);
 	rig_rx_open(&rig, 2, 0, &ask);
@@ -313,19 +279,19 @@ static void t_p29_one_writer_is_dropped_and_the_other_serves(void **state)
 /* Pitfall 5: what one request comes to is its own: others of the same peer go on, through its timeout, its quarantine and its proof. */
 static void t_p05_a_request_that_times_out_takes_no_other_with_it(void **state)
 {
-	struct kvfi_core_config config = with_ladder(0);
+	struct kvfi_core_config config = scene_ladder_config(0);
 	struct rig_ask ask = scene_ask();
 	struct rig rig;
 
 	(void)state;
 	config.stall_timeout_ns = 2 * SECOND;
 	scene_open(&rig, &(struct scene){.config = config});
-	begin_and_stop(&rig, 0, 1);
+	scene_begin_and_stop(&rig, 0, 1);
 	ask.request_id = 2;
 	rig_rx_open(&rig, 1, 1, &ask); /* waits for its tx */
 	rig_run_for(&rig, 2 * SECOND);
 	assert_int_equal(scene_session(&rig, 1, 0)->status, KVF_TIMED_OUT);
-	assert_int_equal(health_of(&rig, 1).quarantined, 1);
+	assert_int_equal(scene_health(&rig, 1).quarantined, 1);
 	for (uint32_t i = 1; i < 20; i++) {
 		ask.request_id = 1 + i;
 		if (i > 1)
@@ -350,8 +316,8 @@ static void what_else_that_peer_served_fails_when_it_is_dropped(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(0)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	ask.request_id = 2;
 	rig_rx_open(&rig, 1, 1, &ask); /* waits for its tx */
@@ -369,7 +335,7 @@ static void a_lost_group_leaves_an_invitation_to_the_others(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.prefill_tp = 4, .prefill_dp = 2, .config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.prefill_tp = 4, .prefill_dp = 2, .config = scene_ladder_config(0)});
 	ask.dp_index = KVF_DP_UNKNOWN;
 	rig_rx_open(&rig, 4, 0, &ask);
 	rig_run_for(&rig, SECOND);
@@ -395,7 +361,7 @@ static void a_lost_group_leaves_an_invitation_to_the_others(void **state)
 /* Pitfall 39: a receiver that says nothing keeps some deliveries, and leaves as many for the others. */
 static void t_p39_a_receiver_that_stopped_does_not_starve_the_others(void **state)
 {
-	struct kvfi_core_config config = with_ladder(16);
+	struct kvfi_core_config config = scene_ladder_config(16);
 	struct scene_loss loss = {.type = KVFI_MSG_ACK, .all = true};
 	struct rig_ask ask = scene_ask();
 	struct rig rig;
@@ -436,7 +402,7 @@ static void a_peer_that_is_tried_again_fails_nobody(void **state)
 	struct rig rig;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.unconnected = true, .config = with_ladder(0)});
+	scene_open(&rig, &(struct scene){.unconnected = true, .config = scene_ladder_config(0)});
 	scene_open_rx(&rig, 0, &ask);
 	scene_open_tx(&rig, 0, &ask);
 	scene_send_tx(&rig, 0);
@@ -465,125 +431,22 @@ static void quarantine_counts_sessions_bytes_and_the_oldest_age(void **state)
 	struct kvf_health health;
 
 	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(16)});
-	begin_and_stop(&rig, 0, 1);
+	scene_open(&rig, &(struct scene){.config = scene_ladder_config(16)});
+	scene_begin_and_stop(&rig, 0, 1);
 	rig_end_all(&rig, 1);
 	rig_run_for(&rig, SECOND);
-	begin_and_stop(&rig, 1, 2); /* takes a second */
+	scene_begin_and_stop(&rig, 1, 2); /* takes a second */
 	rig_end_all(&rig, 1);
-	health = health_of(&rig, 1);
+	health = scene_health(&rig, 1);
 	assert_int_equal(health.quarantined, 2);
 	assert_int_equal(health.quarantined_bytes, 2 * 6 * 4 * 3 * 2 * 4 * 16);
 	assert_int_equal(health.oldest_quarantine_ns, 2 * SECOND);
 	assert_int_equal(health.ladder_quiet, 2);
 	rig_continue(&rig, 0);
 	rig_run_for(&rig, SECOND);
-	health = health_of(&rig, 1);
+	health = scene_health(&rig, 1);
 	assert_int_equal(health.quarantined, 0);
 	assert_int_equal(health.recovered, 0); /* no step was needed */
-	scene_close(&rig);
-}
-
-/* ---- health ---- */
-
-/* Pitfall 42: a worker that is wedged is seen, on both sides. */
-static void t_p42_nothing_moves_while_work_is_in_flight_is_unhealthy(void **state)
-{
-	struct rig rig;
-	struct kvf_health health;
-
-	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	begin_and_stop(&rig, 0, 77); /* half a chunk came, and then no more */
-	for (uint32_t n = 0; n < 2; n++)
-		assert_int_equal(health_of(&rig, n).in_flight, 1);
-	rig_run_for(&rig, 58 * SECOND);
-	assert_true(health_of(&rig, 0).healthy && health_of(&rig, 1).healthy);
-	rig_run_for(&rig, 3 * SECOND);
-	health = health_of(&rig, 0);
-	assert_int_equal(health.reason, KVF_HEALTH_WEDGED);
-	assert_string_equal(health.text,
-		"1 in flight and nothing moved for 60 s (deadline 60 s); request 77 with decode rank 0");
-	assert_int_equal(health_of(&rig, 1).reason, KVF_HEALTH_WEDGED);
-	assert_non_null(strstr(health_of(&rig, 1).text, "prefill rank 0"));
-	rig_continue(&rig, 0);
-	rig_run_for(&rig, SECOND);
-	scene_expect_all(&rig, 0, KVF_OK);
-	for (uint32_t n = 0; n < 2; n++) {
-		assert_true(health_of(&rig, n).healthy);
-		assert_int_equal(health_of(&rig, n).in_flight, 0);
-		assert_int_equal(health_of(&rig, n).since_progress_ns, 0);
-	}
-	scene_close(&rig);
-}
-
-/* Pitfall 11: each chunk takes ten seconds, all of it minutes. */
-static void t_p11_slow_but_moving_is_healthy(void **state)
-{
-	struct rig_ask ask = scene_ask();
-	struct rig rig;
-
-	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	scene_open_tx(&rig, 0, &ask);
-	scene_send_tx(&rig, 0);
-	scene_open_rx(&rig, 0, &ask);
-	rig.hold_inside = 1000;
-	for (uint32_t i = 0; i < 12; i++) {
-		rig_run_for(&rig, 10 * SECOND);
-		assert_int_equal(health_of(&rig, 0).in_flight, 1);
-		assert_int_equal(health_of(&rig, 1).in_flight, 1);
-		assert_true(health_of(&rig, 0).healthy && health_of(&rig, 1).healthy);
-		rig_continue(&rig, 0);
-	}
-	rig.hold_inside = 0;
-	rig_continue(&rig, 0);
-	rig_run_for(&rig, SECOND);
-	scene_expect_all(&rig, 0, KVF_OK);
-	scene_close(&rig);
-}
-
-/* Pitfall 12: the time of the last movement is that of the first session after a rest. */
-static void t_p12_the_first_transfer_after_a_quiet_hour_is_healthy(void **state)
-{
-	struct rig rig;
-
-	(void)state;
-	scene_open(&rig, &(struct scene){.config = with_ladder(0)});
-	for (uint32_t i = 0; i < 2; i++) {
-		begin_and_stop(&rig, i, 1 + i);
-		assert_true(health_of(&rig, 0).healthy && health_of(&rig, 1).healthy);
-		assert_true(health_of(&rig, 0).since_progress_ns <= SECOND);
-		rig_continue(&rig, 0);
-		rig_run_for(&rig, 3600 * SECOND);
-		scene_expect_all(&rig, i, KVF_OK);
-	}
-	scene_close(&rig);
-}
-
-/* Whoever waits for the other side to begin is not in flight: not a receiver without its tx, not a tx without slices or receivers. */
-static void waiting_for_the_other_side_is_not_in_flight(void **state)
-{
-	struct kvfi_core_config config = with_ladder(0);
-	struct rig_ask ask = scene_ask();
-	struct rig rig;
-
-	(void)state;
-	config.queue_timeout_ns = 0;
-	scene_open(&rig, &(struct scene){.config = config});
-	scene_open_rx(&rig, 0, &ask);
-	rig_run_for(&rig, 100 * SECOND);
-	assert_int_equal(health_of(&rig, 1).in_flight, 0);
-	assert_true(health_of(&rig, 1).healthy);
-	scene_open_tx(&rig, 0, &ask);
-	rig_run_for(&rig, 100 * SECOND);
-	assert_int_equal(health_of(&rig, 0).in_flight, 0);
-	assert_true(health_of(&rig, 0).healthy);
-	ask.request_id++;
-	scene_open_tx(&rig, 1, &ask);
-	scene_send_tx(&rig, 1);
-	rig_run_for(&rig, 100 * SECOND);
-	assert_int_equal(health_of(&rig, 0).in_flight, 0);
 	scene_close(&rig);
 }
 
@@ -606,10 +469,6 @@ int main(void)
 		cmocka_unit_test(t_p39_a_receiver_that_stopped_does_not_starve_the_others),
 		cmocka_unit_test(a_peer_that_is_tried_again_fails_nobody),
 		cmocka_unit_test(quarantine_counts_sessions_bytes_and_the_oldest_age),
-		cmocka_unit_test(t_p42_nothing_moves_while_work_is_in_flight_is_unhealthy),
-		cmocka_unit_test(t_p11_slow_but_moving_is_healthy),
-		cmocka_unit_test(t_p12_the_first_transfer_after_a_quiet_hour_is_healthy),
-		cmocka_unit_test(waiting_for_the_other_side_is_not_in_flight),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -141,3 +141,39 @@ struct kvfi_msg scene_request(const struct rig_ask *ask, uint64_t epoch, struct 
 		.n_ids = run->count, .tokens_per_block = RIG_TPB, .n_runs = 1, .runs = run};
 	return msg;
 }
+
+/* ---- the ladder ---- */
+
+struct kvfi_core_config scene_ladder_config(uint32_t budget)
+{
+	struct kvfi_core_config config = rig_config();
+
+	config.quiet_timeout_ns = 5 * KVFI_NS_PER_S;
+	config.progress_timeout_ns = 60 * KVFI_NS_PER_S;
+	config.transfer_timeout_ns = 0;
+	config.stuck_budget = budget;
+	return config;
+}
+
+struct kvf_health scene_health(struct rig *rig, uint32_t node)
+{
+	struct kvf_health health;
+
+	kvfi_core_health(rig->nodes[node].core, rig->now_ns, &health);
+	return health;
+}
+
+/* A request whose writer has stopped in the middle of its first chunk. */
+void scene_begin_and_stop(struct rig *rig, uint32_t slot, uint64_t request_id)
+{
+	struct rig_ask ask = scene_ask();
+
+	ask.request_id = request_id;
+	scene_open_tx(rig, slot, &ask);
+	scene_send_tx(rig, slot);
+	scene_open_rx(rig, slot, &ask);
+	rig->hold_inside = 1000;
+	rig_run_for(rig, KVFI_NS_PER_S);
+	rig->hold_inside = 0;
+	assert_false(scene_session(rig, 1, slot)->outcome);
+}

@@ -40,4 +40,10 @@ struct kvfi_msg scene_msg(enum kvfi_msg_type type, const struct rig_ask *ask, ui
 /* The REQUEST of a whole prompt whose blocks are 0, 1, ... */
 struct kvfi_msg scene_request(const struct rig_ask *ask, uint64_t epoch, struct kvfi_id_run *run);
 
+/* Quiet 5 s, progress 60 s, no transfer deadline. */
+struct kvfi_core_config scene_ladder_config(uint32_t stuck_budget);
+struct kvf_health scene_health(struct rig *rig, uint32_t node);
+/* A request whose writer has stopped in the middle of its first chunk. Takes a second. */
+void scene_begin_and_stop(struct rig *rig, uint32_t slot, uint64_t request_id);
+
 #endif
