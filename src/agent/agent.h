@@ -190,6 +190,7 @@ struct agent_peer {
 	uint32_t n_dps;
 	uint32_t transport; /* chosen, or tried */
 	uint32_t tried;     /* bits */
+	bool bad_frame;     /* one came that makes no sense: its end is on its way */
 	bool in_core;       /* the core was told UP and not DOWN */
 	bool untold;        /* its status was not told: there was no room */
 	bool attempted;     /* decode: a transport could reach it, and tried */

@@ -46,17 +46,38 @@ void kvfi_owner_adopt(kvf_agent *agent)
 		kvfi_control_of(agent)->adopt(agent->control);
 }
 
+/* Not at once: its transport is in the middle of what it read from it. Once for each connection, so the inbox has room. */
+static void lose_soon(kvf_agent *agent, uint32_t slot, const char *reason)
+{
+	struct agent_peer *peer = &agent->peers[slot];
+	struct item item = {.kind = ITEM_DONE};
+
+	if (peer->bad_frame)
+		return;
+	item.u.done.kind = KVFI_DONE_BROKEN;
+	item.u.done.status = KVF_PROTOCOL;
+	item.u.done.transport = peer->transport;
+	item.u.done.peer = slot;
+	(void)snprintf(item.u.done.reason, sizeof(item.u.done.reason), "%.*s",
+		(int)sizeof(item.u.done.reason) - 1, reason);
+	peer->bad_frame = kvfi_inbox_push(&agent->inbox, &item, 0);
+}
+
 static void hot_frame(kvf_agent *agent, uint32_t slot, const void *frame, size_t len_bytes)
 {
 	struct agent_peer *peer = &agent->peers[slot];
 	struct kvfi_msg msg;
 	struct kvfi_input input = {.kind = KVFI_IN_MESSAGE, .peer = slot, .u.msg = &msg};
+	enum kvf_status status;
 
 	KVFI_ASSERT(on_owner(agent));
-	if (peer->state != PEER_UP)
+	if (peer->state != PEER_UP || peer->bad_frame)
 		return;
-	if (kvfi_msg_decode(frame, len_bytes, &msg) != KVF_OK) {
-		kvfi_peer_lost(agent, slot, KVF_PROTOCOL, kvf_error());
+	status = kvfi_msg_decode(frame, len_bytes, &msg);
+	if (status == KVF_ENOMEM)
+		return; /* as one that was lost: it comes again */
+	if (status != KVF_OK) {
+		lose_soon(agent, slot, kvf_error());
 		return;
 	}
 	if (msg.header.from == peer->incarnation && msg.header.to == agent->incarnation &&
