@@ -3,6 +3,7 @@
 
 #include <string.h>
 #include "base/assert.h"
+#include "base/checked.h"
 #include "geometry/geometry.h"
 
 /* ---- models ---- */
@@ -231,8 +232,7 @@ static void draw_request(struct sim_world *world, uint32_t index)
 					       : world->layouts[1].tokens_per_block);
 	bool tx_first = sim_chance(&world->draw, 500);
 
-	*request = (struct sim_request){.exists = true,
-		.id = 1 + index,
+	*request = (struct sim_request){.id = 1 + index,
 		.attempt = 0,
 		.prompt_len = 1 + sim_below(&world->draw, longest + longest / 2),
 		.src_dp = (uint32_t)sim_below(&world->draw, world->instances[0]->dp),
@@ -262,6 +262,9 @@ static void draw_requests(struct sim_world *world)
 
 	world->load_end_ns = SIM_START_NS + (asked_ns > 0 ? asked_ns : drawn_ns);
 	world->n_requests = 1 + (uint32_t)sim_skewed(&world->draw, 0, 39);
+	if (asked_ns > 0) /* two a second, and room for new attempts */
+		world->n_requests =
+			(uint32_t)kvfi_min_u64(10 + 2 * asked_ns / KVFI_NS_PER_S, SIM_MAX_REQUESTS - 64);
 	for (uint32_t i = 0; i < world->n_requests; i++)
 		draw_request(world, i);
 	world->frees_at_safe_cancel = sim_chance(&world->draw, 500);
@@ -313,8 +316,10 @@ static void draw_strike(struct sim_world *world, enum sim_strike_kind kind)
 
 static void draw_strikes(struct sim_world *world)
 {
+	uint64_t times = 1 + world->options.load_ns / (10 * KVFI_NS_PER_S);
+
 	for (uint32_t kind = 0; kind < N_STRIKE_KINDS; kind++) {
-		uint32_t n = 1 + (uint32_t)sim_below(&world->draw, strike_kinds[kind].most);
+		uint32_t n = 1 + (uint32_t)sim_below(&world->draw, times * strike_kinds[kind].most);
 
 		if (!sim_chance(&world->draw, strike_kinds[kind].chance))
 			n = 0;

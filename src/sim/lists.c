@@ -14,9 +14,8 @@ bool sim_takes_part(const struct sim_world *world, const struct sim_node *node, 
 
 uint32_t sim_request_find(const struct sim_world *world, uint64_t id, uint32_t attempt)
 {
-	for (uint32_t i = 0; i < SIM_MAX_REQUESTS; i++)
-		if (world->requests[i].exists && world->requests[i].id == id &&
-			world->requests[i].attempt == attempt)
+	for (uint32_t i = 0; i < world->n_requests; i++)
+		if (world->requests[i].id == id && world->requests[i].attempt == attempt)
 			return i;
 	return SIM_NONE;
 }

@@ -64,8 +64,7 @@ static void probe(struct sim_world *world, uint32_t src_dp, uint32_t dst_dp)
 	struct sim_request *request = &world->requests[world->n_requests];
 	uint64_t later_ns = 10 * KVFI_NS_PER_MS * (world->n_requests - world->first_probe);
 
-	*request = (struct sim_request){.exists = true,
-		.probe = true,
+	*request = (struct sim_request){.probe = true,
 		.id = FIRST_ID + world->n_requests,
 		.prompt_len = 5,
 		.src_dp = src_dp,

@@ -33,7 +33,7 @@
 #define SIM_BLOCKS       44u /* of a paged, windowed group of one rank */
 #define SIM_STATE_SLOTS  12u
 #define SIM_MAX_LIST     16u /* blocks of one list */
-#define SIM_MAX_REQUESTS 64u
+#define SIM_MAX_REQUESTS 256u
 #define SIM_MAX_STRIKES  64u
 #define SIM_AUX_SLOTS    12u
 #define SIM_AUX_BYTES    32u
@@ -176,7 +176,6 @@ struct sim_path {
 };
 
 struct sim_request {
-	bool exists;
 	uint64_t id;
 	uint32_t attempt;
 	uint64_t prompt_len;
