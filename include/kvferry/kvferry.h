@@ -537,6 +537,8 @@ struct kvf_options {
 	/* a file, made anew with mode 0600, for everything that the agent's sessions are told and decide; `kvferry sim --replay` repeats it. It has block
 	 * ids, layouts and aux data, no KV; it grows with the number of requests, and a disk that is full ends it. NULL: none */
 	const char *record;
+	/* for tests: harm by seed, "seed=7,within=20,drop=0.1"; words and rates in docs/testing.md; NULL: none */
+	const char *faults;
 };
 
 /* kvf_options_init - defaults into *options, and the size of the struct that this program was compiled with.

@@ -235,6 +235,7 @@ struct sum_job;
 struct kvf_agent {
 	/* fixed after open */
 	struct kvf_options options;
+	struct kvfi_faults faults; /* when options.faults is not NULL */
 	struct kvfi_agent_seams seams;
 	bool has_seams;
 	char *strings; /* what options points into */

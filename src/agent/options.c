@@ -181,6 +181,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	const char *name = options->name != NULL ? options->name : "agent";
 	const char *listen = options->listen != NULL ? options->listen : "";
 	const char *record = options->record != NULL ? options->record : "";
+	const char *faults = options->faults != NULL ? options->faults : "";
 	char buffer[256];
 	const char *runtime_dir = options->runtime_dir != NULL
 	                                  ? options->runtime_dir
@@ -194,6 +195,9 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 		status = check_transports(transports);
 	if (status == KVF_OK)
 		status = check_control(control, options->max_peers);
+	if (status == KVF_OK && options->faults != NULL &&
+		(status = kvfi_faults_parse(options->faults, &agent->faults)) != KVF_OK)
+		return kvfi_fail_prefix(status, "options");
 	if (status != KVF_OK)
 		return status;
 	if (strlen(listen) >= KVFI_ENDPOINT_BYTES)
@@ -203,7 +207,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	cap_times(&agent->options);
 	at = agent->strings =
 		malloc(strlen(control) + strlen(transports) + strlen(data_listen) + strlen(name) +
-			strlen(listen) + strlen(runtime_dir) + strlen(record) + 7);
+			strlen(listen) + strlen(runtime_dir) + strlen(record) + strlen(faults) + 8);
 	if (at == NULL)
 		return kvfi_fail(KVF_ENOMEM, "no memory for the options");
 	agent->options.control = keep_string(&at, control);
@@ -213,6 +217,7 @@ enum kvf_status kvfi_options_take(kvf_agent *agent, const struct kvf_options *op
 	agent->options.listen = options->listen != NULL ? keep_string(&at, listen) : NULL;
 	agent->options.runtime_dir = keep_string(&at, runtime_dir);
 	agent->options.record = options->record != NULL ? keep_string(&at, record) : NULL;
+	agent->options.faults = options->faults != NULL ? keep_string(&at, faults) : NULL;
 	return KVF_OK;
 }
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/status.h"
+#include "transport/fault.h"
 
 static enum kvf_status watch_fd(kvf_agent *agent, int fd)
 {
@@ -41,13 +42,16 @@ static enum kvf_status open_control(kvf_agent *agent)
 		.max_ways = max_ways(agent),
 		.wake = kvfi_control_wake,
 		.self = agent,
-		.seam = agent->seams.self};
+		.seam = agent->seams.self,
+		.faults = &agent->faults};
 	enum kvf_status status;
 
 #ifdef KVFI_WITH_ZMQ
 	if (!agent->has_seams && strcmp(agent->options.control, "zmq") == 0)
 		ops = &kvfi_control_zmq;
 #endif
+	if (agent->options.faults != NULL)
+		ops = kvfi_control_fault_over(ops);
 	status = ops->open(&env, &agent->control);
 	if (status != KVF_OK)
 		return agent->options.listen != NULL ? kvfi_fail_prefix(status, "options: listen") : status;
@@ -85,7 +89,8 @@ static enum kvf_status open_transport(kvf_agent *agent, const struct kvfi_transp
 		.data_listen = agent->options.data_listen,
 		.runtime_dir = agent->options.runtime_dir,
 		.listens = agent->options.listen != NULL,
-		.seam = agent->seams.self};
+		.seam = agent->seams.self,
+		.faults = &agent->faults};
 	enum kvf_status status;
 
 	transport->agent = agent;
@@ -121,7 +126,8 @@ static enum kvf_status open_transports(kvf_agent *agent)
 
 			if (!kvfi_options_wants(agent, all[i]->name, &wanted) || wanted != place)
 				continue;
-			status = open_transport(agent, all[i]);
+			status = open_transport(
+				agent, agent->options.faults != NULL ? kvfi_fault_over(all[i]) : all[i]);
 			if (status != KVF_OK)
 				return kvfi_fail_prefix(status, "transport %s", all[i]->name);
 		}

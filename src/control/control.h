@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "base/faults.h"
 #include "wire/messages.h"
 
 #define KVFI_NO_WAY UINT32_MAX
@@ -24,7 +25,8 @@ struct kvfi_control_env {
 	/* any thread: inproc tells the receiving agent's owner that recv() has something */
 	void (*wake)(void *self);
 	void *self;
-	void *seam; /* of struct kvfi_agent_seams; NULL in a real agent */
+	void *seam;                       /* of struct kvfi_agent_seams; NULL in a real agent */
+	const struct kvfi_faults *faults; /* of fault.c alone */
 };
 
 enum kvfi_control_kind {
@@ -68,6 +70,9 @@ struct kvfi_control_ops {
 struct kvfi_control_base {
 	const struct kvfi_control_ops *ops;
 };
+
+/* The functions of `inner` with the faults of env->faults (fault.c). NULL: that channel has none. */
+const struct kvfi_control_ops *kvfi_control_fault_over(const struct kvfi_control_ops *inner);
 
 extern const struct kvfi_control_ops kvfi_control_inproc;
 #ifdef KVFI_WITH_ZMQ

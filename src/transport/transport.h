@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "kvferry/kvferry.h"
+#include "base/faults.h"
 #include "geometry/geometry.h"
 #include "memory/lease.h"
 #include "memory/region.h"
@@ -79,13 +80,14 @@ struct kvfi_transport_env {
 	const struct kvfi_regions *regions;
 	uint64_t incarnation;
 	uint32_t max_peers;
-	uint32_t max_grants;     /* grant ids are below this */
-	uint32_t max_posts;      /* open at once */
-	const char *name;        /* of the agent, for thread names and logs */
-	const char *data_listen; /* tcp */
-	const char *runtime_dir; /* unix sockets; exists, mode 0700 */
-	bool listens;            /* prefill agents */
-	void *seam;              /* of struct kvfi_agent_seams; NULL in a real agent */
+	uint32_t max_grants;              /* grant ids are below this */
+	uint32_t max_posts;               /* open at once */
+	const char *name;                 /* of the agent, for thread names and logs */
+	const char *data_listen;          /* tcp */
+	const char *runtime_dir;          /* unix sockets; exists, mode 0700 */
+	bool listens;                     /* prefill agents */
+	void *seam;                       /* of struct kvfi_agent_seams; NULL in a real agent */
+	const struct kvfi_faults *faults; /* of fault.h alone */
 };
 
 struct kvfi_tx_post {

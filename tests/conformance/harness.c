@@ -91,6 +91,8 @@ void side_allow(struct side *side, uint64_t jobs)
 
 /* ---- sides */
 
+static const struct kvfi_faults no_faults = {.seed = 1, .within_ns = KVFI_NS_PER_MS};
+
 static void side_open(
 	struct side *side, const char *name, uint64_t incarnation, const char *runtime_dir, bool listens)
 {
@@ -117,7 +119,8 @@ static void side_open(
 		.name = name,
 		.data_listen = "127.0.0.1:0",
 		.runtime_dir = runtime_dir,
-		.listens = listens};
+		.listens = listens,
+		.faults = &no_faults};
 	assert_int_equal(subject->ops->open(&side->env, &side->transport), KVF_OK);
 }
 

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "transport/fault.h"
 #include "transport/shm.h"
 #include "transport/tcp_frame.h"
 
@@ -80,14 +81,29 @@ static const struct CMUnitTest tests[] = {
 	CONFORMANCE_TEST(t_p49_a_forked_child_keeps_no_connection_alive),
 };
 
+/* "fault-shm": shm, wrapped, with every rate 0. */
+static const char *wrapped_name(const char *name)
+{
+	return strncmp(name, "fault-", 6) == 0 ? name + 6 : NULL;
+}
+
 int main(int argc, char **argv)
 {
+	const char *wrapped = argc >= 2 ? wrapped_name(argv[1]) : NULL;
+	static struct subject over;
+
+	for (size_t i = 0; wrapped != NULL && i < sizeof(subjects) / sizeof(*subjects); i++) {
+		if (strcmp(wrapped, subjects[i].ops->name) != 0)
+			continue;
+		over = (struct subject){kvfi_fault_over(subjects[i].ops), subjects[i].dial};
+		subject = &over;
+	}
 	for (size_t i = 0; argc >= 2 && i < sizeof(subjects) / sizeof(*subjects); i++) {
 		if (strcmp(argv[1], subjects[i].ops->name) == 0)
 			subject = &subjects[i];
 	}
 	if (subject == NULL) {
-		(void)fprintf(stderr, "usage: conformance TRANSPORT [PATTERN]\n");
+		(void)fprintf(stderr, "usage: conformance [fault-]TRANSPORT [PATTERN]\n");
 		return 2;
 	}
 	if (argc >= 3)
