@@ -155,6 +155,8 @@ static void fault_close(struct kvfi_control *control)
 {
 	struct fault_channel *self = self_of(control);
 
+	if (self == NULL)
+		return;
 	while (self->n_lates > 0)
 		kvfi_msg_fini(&self->lates[--self->n_lates].msg);
 	self->inner_ops->close(self->inner);

@@ -43,6 +43,7 @@ struct fault_transport {
 	struct kvfi_transport *inner;
 	struct kvfi_faults faults;
 	int epoll_fd, timer_fd;
+	struct fault_transport *next_retired;
 
 	pthread_mutex_t lock; /* of all below */
 	uint64_t drawn;
@@ -98,10 +99,13 @@ static void arm(struct fault_transport *self)
 static bool take_late(
 	struct fault_transport *self, const struct kvfi_done *done, const void *frame, uint32_t frame_bytes)
 {
-	bool queued = self->last_due_ns[done->peer] > kvfi_clock_ns(); /* behind one that is late */
 	struct late *late;
+	bool queued;
 
-	if (self->closing || self->n_lates == LATE_MAX || (!queued && !strikes(self, KVFI_HARM_LATE)))
+	if (self->closing || self->n_lates == LATE_MAX)
+		return false;
+	queued = self->last_due_ns[done->peer] > kvfi_clock_ns(); /* behind one that is late */
+	if (!queued && !strikes(self, KVFI_HARM_LATE))
 		return false;
 	late = &self->lates[self->n_lates++];
 	late->due_ns = some_time_ns(self);
@@ -316,6 +320,18 @@ static bool send_frame(struct kvfi_transport *transport, uint32_t peer, const vo
 
 /* ---- life ---- */
 
+/* The workers of an agent are stopped after its transports: a job may still end, and tell it, when its transport is closed. Those few bytes stay. */
+static pthread_mutex_t retired_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct fault_transport *retired;
+
+static void retire(struct fault_transport *self)
+{
+	(void)pthread_mutex_lock(&retired_lock);
+	self->next_retired = retired;
+	retired = self;
+	(void)pthread_mutex_unlock(&retired_lock);
+}
+
 static void let_go(struct fault_transport *self)
 {
 	if (self->timer_fd >= 0)
@@ -325,8 +341,10 @@ static void let_go(struct fault_transport *self)
 	free(self->last_due_ns);
 	free(self->helds);
 	free(self->lates);
-	(void)pthread_mutex_destroy(&self->lock);
-	free(self);
+	self->timer_fd = self->epoll_fd = -1;
+	self->last_due_ns = NULL;
+	self->helds = NULL;
+	self->lates = NULL;
 }
 
 static enum kvf_status watch(struct fault_transport *self, int fd)
@@ -377,6 +395,8 @@ static enum kvf_status open_over(const struct kvfi_transport_ops *ops, const str
 		inner->close(self->inner);
 	if (status != KVF_OK) {
 		let_go(self);
+		(void)pthread_mutex_destroy(&self->lock);
+		free(self);
 		return status;
 	}
 	*transport_out = (struct kvfi_transport *)(void *)self;
@@ -388,6 +408,8 @@ static void fault_close(struct kvfi_transport *transport)
 	struct fault_transport *self = self_of(transport);
 	struct kvfi_tx_post held;
 
+	if (self == NULL)
+		return;
 	(void)pthread_mutex_lock(&self->lock);
 	self->closing = true;
 	(void)pthread_mutex_unlock(&self->lock);
@@ -396,6 +418,7 @@ static void fault_close(struct kvfi_transport *transport)
 	self->inner_ops->close(self->inner);
 	tell_late(self, KVFI_NEVER);
 	let_go(self);
+	retire(self);
 }
 
 /* Late words of a connection that is over are not told, but for completions of posts and slices. */
