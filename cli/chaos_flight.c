@@ -83,7 +83,9 @@ void chaos_flight_ended(struct chaos *chaos, uint32_t slot, uint32_t request, en
 		chaos->usual_ns += took / 8 - chaos->usual_ns / 8;
 	} else if (!flight->harmed) {
 		result->unharmed_failed++;
-		result->calm_failed += request >= chaos_calm_from(chaos->schedule->setup->n_requests);
+		/* With --fault the harm is never over. */
+		result->calm_failed += chaos->schedule->setup->options.fault == NULL &&
+		                       request >= chaos_calm_from(chaos->schedule->setup->n_requests);
 	}
 }
 

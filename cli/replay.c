@@ -68,6 +68,10 @@ static const struct arg_option options[] = {
 		"every rank writes what it is told and decides into FILE.prefill-0 and so on, see kvferry "
 		"sim --replay",
 		ARG_TEXT, FIELD(record)},
+	{"fault", "SPEC",
+		"harm around transport and control channel: seed=N,within=MS and rates of late, hold, full, "
+		"fail, break, drop, repeat, damage, doubt",
+		ARG_TEXT, FIELD(fault)},
 	{"json", NULL, "print JSON", ARG_FLAG, FIELD(json)},
 };
 

@@ -184,6 +184,7 @@ static bool open_agent(struct replay_rank *rank, const char *runtime_dir, struct
 			return reason_set(why, "--record: the path is too long");
 		options.record = record;
 	}
+	options.faults = rank->setup->options.fault;
 	if (rank->side == REPLAY_PREFILL)
 		options.listen = side->instance->ranks[rank->index].endpoint;
 	if (kvf_agent_open(&options, &rank->agent) != KVF_OK)

@@ -56,6 +56,7 @@ struct replay_options {
 	bool sum, json;
 	const char *chaos;  /* NULL: none */
 	const char *record; /* NULL: none; else each rank adds its name */
+	const char *fault;  /* NULL: none; of struct kvf_options */
 	struct replay_deadlines deadlines;
 };
 
