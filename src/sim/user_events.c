@@ -44,6 +44,8 @@ static bool is_explained(const struct sim_world *world, enum kvf_status status)
 	case KVF_NO_TRANSPORT:
 	case KVF_REFUSED:
 		return sim_has(world, KVF_SIM_CORRUPT) || sim_has(world, KVF_SIM_ALLOC);
+	case KVF_UNCONFIRMED: /* the memory of what has ended is as small as the tables */
+		return world->tiny;
 	default:
 		return false;
 	}
