@@ -5,9 +5,9 @@
  */
 #include "cli/chaos_state.h"
 
-#define FOOTPRINT_NS  (250 * CHAOS_NS_PER_MS)
+#define FOOTPRINT_NS  (100 * CHAOS_NS_PER_MS) /* per 16 processes */
 #define WARM_SHARE    10u
-#define EARLY_SAMPLES 8u
+#define EARLY_SAMPLES 4u
 
 static void keep_most(int64_t *most, int64_t value)
 {
@@ -17,8 +17,9 @@ static void keep_most(int64_t *most, int64_t value)
 static void sample_footprints(struct chaos *chaos, uint64_t now)
 {
 	const struct replay_schedule *schedule = chaos->schedule;
-	chaos->footprint_due_ns = now + FOOTPRINT_NS;
-	if (schedule->n_ended < schedule->setup->n_requests / WARM_SHARE)
+	chaos->footprint_due_ns = now + FOOTPRINT_NS * (1 + schedule->processes.n / 16);
+	/* While somebody is away, its connections are missing everywhere. */
+	if (schedule->n_ended < schedule->setup->n_requests / WARM_SHARE || !chaos_is_settled(chaos))
 		return;
 	for (uint32_t i = 0; i < schedule->processes.n; i++) {
 		struct chaos_process *rank = &chaos->ranks[i];
