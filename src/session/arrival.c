@@ -317,6 +317,8 @@ static void on_kv(struct kvfi_core *core, struct link *link, const struct kvfi_m
 	if (result->slice > link->next_result || link->arrival != KVFI_NONE ||
 		!take_arrival(core, link, result))
 		return; /* it comes again */
+	deadline_waits(
+		core, session); /* its transfer ends here; its bytes or its sum may be some time behind */
 	arrival = &core->arrivals[link->arrival];
 	status = kvfi_bind_ranges(core->peers[link->peer].info.plans[session->replica], session->prompt_len,
 		result->layer_start, result->layer_end, result->ranges, result->n_ranges, session->lists,

@@ -419,6 +419,45 @@ static void holds_go_to_the_ranks_that_will_be_asked(void **state)
 	scene_close(&rig);
 }
 
+/* On a receiver-applied path a RESULT may overtake the stream: from then on the session waits for its bytes, and it has just begun to. */
+static void t_p13_the_queue_deadline_begins_anew_with_a_result_that_is_ahead_of_its_bytes(void **state)
+{
+	struct scene scene = with_deadlines();
+	struct rig_ask ask = scene_ask();
+	struct kvfi_msg result = scene_msg(KVFI_MSG_RESULT, &ask, 1);
+	struct rig rig;
+
+	(void)state;
+	scene.receiver_applied = true;
+	scene.config.transfer_timeout_ns = scene.config.stall_timeout_ns = 0;
+	for (uint32_t come = 0; come < 2; come++) {
+		scene_open(&rig, &scene);
+		rig.hold_posts = true;
+		rig.hold_after = 200;
+		scene_open_rx(&rig, 0, &ask);
+		scene_open_tx(&rig, 0, &ask);
+		scene_send_tx(&rig, 0);
+		rig_run_for(&rig, 40 * SECOND); /* it moves, as far as anybody can tell */
+		expect_going(&rig, 0);
+		result.u.result = (struct kvfi_msg_result){.kind = KVFI_RESULT_KV,
+			.last = 1,
+			.bytes = rig.nodes[0].posts[0].bytes,
+			.layer_end = KVF_MAX_LAYERS,
+			.n_ranges = 1,
+			.ranges = {{0, 0, 24}}};
+		rig_inject(&rig, 1, rig_peer_slot(&rig, 1, 0), &result);
+		rig_run_for(&rig, 29 * SECOND);
+		expect_going(&rig, 0);
+		rig.hold_posts = come == 0;
+		rig_run_for(&rig, 9 * SECOND);
+		if (come == 1)
+			scene_expect_all(&rig, 0, KVF_OK);
+		else
+			expect_sentence(&rig, 1, 0, "queue_timeout of 30000 ms");
+		scene_close(&rig);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -430,6 +469,8 @@ int main(void)
 		cmocka_unit_test(a_slice_that_stops_moving_stalls),
 		cmocka_unit_test(a_slow_transfer_does_not_stall_and_ends_with_its_own_deadline),
 		cmocka_unit_test(t_p13_completions_are_drained_before_a_deadline_is_judged),
+		cmocka_unit_test(
+			t_p13_the_queue_deadline_begins_anew_with_a_result_that_is_ahead_of_its_bytes),
 		cmocka_unit_test(t_p33_zero_is_off_and_huge_is_never),
 		cmocka_unit_test(parked_requests_end_by_themselves),
 		cmocka_unit_test(one_peer_does_not_park_in_all_the_room_there_is),
