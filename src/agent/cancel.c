@@ -157,11 +157,16 @@ static void tell_core(kvf_agent *agent, uint32_t slot)
 	give_reason(cancels, reason_of(word));
 }
 
-void kvfi_cancels_opened(kvf_agent *agent, uint32_t slot)
+/* Before the core has it: it may end in that very step, and the front may have given its slot to the next session when the step is over. */
+void kvfi_cancels_opening(kvf_agent *agent, uint32_t slot)
 {
 	struct kvfi_cancel_slot *at = &agent->cancels.slots[slot];
 
 	at->in_core = generation_of(atomic_load(&at->word));
+}
+
+void kvfi_cancels_opened(kvf_agent *agent, uint32_t slot)
+{
 	tell_core(agent, slot);
 }
 

@@ -47,7 +47,8 @@ void kvfi_cancels_take(struct kvfi_cancels *cancels, uint32_t slot, uint32_t gen
 	uint32_t attempt);
 void kvfi_cancels_give(struct kvfi_cancels *cancels, uint32_t slot, uint32_t generation, bool remember);
 
-/* Owner: the core has the session now; it has it no more. */
+/* Owner: the core is about to have the session; it has it now; it has it no more. */
+void kvfi_cancels_opening(kvf_agent *agent, uint32_t slot);
 void kvfi_cancels_opened(kvf_agent *agent, uint32_t slot);
 void kvfi_cancels_closed(kvf_agent *agent, uint32_t slot);
 /* Owner: false: cancelled first. */

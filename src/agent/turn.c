@@ -264,6 +264,8 @@ static void run_input(kvf_agent *agent, const struct item_input *from)
 	default:
 		break;
 	}
+	if (from->kind == KVFI_IN_TX_OPEN || from->kind == KVFI_IN_RX_OPEN)
+		kvfi_cancels_opening(agent, from->session);
 	kvfi_owner_step(agent, &input);
 	if (from->kind == KVFI_IN_TX_OPEN || from->kind == KVFI_IN_RX_OPEN)
 		kvfi_cancels_opened(agent, from->session);
