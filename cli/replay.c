@@ -147,6 +147,8 @@ int replay_run(const char *command, const struct replay_options *asked, replay_p
 	struct reason why;
 	int code;
 	if (!replay_setup_new(asked, &setup, &code, &why)) {
+		if (code == EXIT_USAGE)
+			return args_usage_error(&(struct args_spec){.command = command}, "%s", why.text);
 		term_error("%s: %s", command, why.text);
 		return code;
 	}

@@ -13,10 +13,8 @@
 #include <unistd.h>
 #include <sys/mman.h>
 
-#define NS_PER_S            UINT64_C(1000000000)
-#define TRANSFER_TIMEOUT_NS (100 * NS_PER_S) /* below the coordinator's patience */
-#define CONNECT_TIMEOUT_NS  (30 * NS_PER_S)
-#define DRAIN_NS            (5 * NS_PER_S)
+#define NS_PER_S UINT64_C(1000000000)
+#define DRAIN_NS (5 * NS_PER_S)
 
 static uint32_t max_u32(uint64_t least, uint64_t wanted)
 {
@@ -36,25 +34,6 @@ static uint64_t ids_in_flight(const struct replay_rank *rank)
 			       setup->sides[REPLAY_DECODE].n_ranks;
 	}
 	return ids * setup->concurrency * 2;
-}
-
-static void set_deadlines(const struct replay_deadlines *asked, struct kvf_options *options)
-{
-	const struct {
-		uint64_t value;
-		uint64_t *field;
-	} deadlines[] = {
-		{asked->queue_ns, &options->queue_timeout_ns},
-		{asked->transfer_ns, &options->transfer_timeout_ns},
-		{asked->stall_ns, &options->stall_timeout_ns},
-		{asked->quiet_ns, &options->quiet_timeout_ns},
-		{asked->ping_ns, &options->ping_ns},
-		{asked->silence_ns, &options->silence_timeout_ns},
-	};
-	for (size_t i = 0; i < sizeof(deadlines) / sizeof(deadlines[0]); i++) {
-		if (deadlines[i].value != REPLAY_LIBRARY_DEFAULT)
-			*deadlines[i].field = deadlines[i].value;
-	}
 }
 
 static void set_options(const struct replay_rank *rank, const char *runtime_dir, struct kvf_options *options)
@@ -80,9 +59,7 @@ static void set_options(const struct replay_rank *rank, const char *runtime_dir,
 	options->max_slices = max_u32(options->max_slices, sessions * 2 * REPLAY_MAX_SLICES * peers);
 	uint64_t ids = ids_in_flight(rank);
 	options->max_block_ids = ids > options->max_block_ids ? ids : options->max_block_ids;
-	options->connect_timeout_ns = CONNECT_TIMEOUT_NS;
-	options->transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
-	set_deadlines(&setup->deadlines, options);
+	replay_setup_deadlines(setup, options);
 }
 
 /* Pool, canary and aux slots in one piece. Shared memory where it may be mapped by a peer, else memory of

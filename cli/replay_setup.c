@@ -12,11 +12,13 @@
 #include "cli/args.h"
 #include "cli/replay_sizing.h"
 
-#define DEFAULT_POOL_BYTES (UINT64_C(256) << 20)
-#define NS_PER_S           UINT64_C(1000000000)
-#define CHAOS_QUEUE_NS     (5 * NS_PER_S)
-#define CHAOS_TRANSFER_NS  (10 * NS_PER_S)
-#define CHAOS_STALL_NS     (2 * NS_PER_S)
+#define TRANSFER_TIMEOUT_NS UINT64_C(100000000000) /* below the coordinator's patience */
+#define CONNECT_TIMEOUT_NS  UINT64_C(30000000000)
+#define DEFAULT_POOL_BYTES  (UINT64_C(256) << 20)
+#define NS_PER_S            UINT64_C(1000000000)
+#define CHAOS_QUEUE_NS      (5 * NS_PER_S)
+#define CHAOS_TRANSFER_NS   (10 * NS_PER_S)
+#define CHAOS_STALL_NS      (2 * NS_PER_S)
 
 static const char *const side_names[2] = {"prefill", "decode"};
 
@@ -181,6 +183,54 @@ static void choose_deadlines(struct replay_setup *setup)
 	deadlines->stall_ns = unless_given(deadlines->stall_ns, CHAOS_STALL_NS);
 }
 
+void replay_setup_deadlines(const struct replay_setup *setup, struct kvf_options *options)
+{
+	const struct replay_deadlines *asked = &setup->deadlines;
+	const struct {
+		uint64_t value;
+		uint64_t *field;
+	} deadlines[] = {
+		{asked->queue_ns, &options->queue_timeout_ns},
+		{asked->transfer_ns, &options->transfer_timeout_ns},
+		{asked->stall_ns, &options->stall_timeout_ns},
+		{asked->quiet_ns, &options->quiet_timeout_ns},
+		{asked->ping_ns, &options->ping_ns},
+		{asked->silence_ns, &options->silence_timeout_ns},
+	};
+	options->connect_timeout_ns = CONNECT_TIMEOUT_NS;
+	options->transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
+	for (size_t i = 0; i < sizeof(deadlines) / sizeof(deadlines[0]); i++) {
+		if (deadlines[i].value != REPLAY_LIBRARY_DEFAULT)
+			*deadlines[i].field = deadlines[i].value;
+	}
+}
+
+/* The library judges its own options: better here, once, than in a rank that has started already. */
+static bool try_options(const struct kvf_options *options)
+{
+	kvf_agent *agent;
+	if (kvf_agent_open(options, &agent) != KVF_OK)
+		return false;
+	kvf_agent_close(agent, 0, NULL);
+	return true;
+}
+
+static bool check_agent_options(const struct replay_setup *setup, struct reason *why)
+{
+	struct kvf_options options;
+	kvf_options_init(&options);
+	options.control = "inproc";
+	options.transports = "loop";
+	options.progress_thread = 0;
+	options.workers = 1;
+	options.max_block_ids = 1024;
+	replay_setup_deadlines(setup, &options);
+	if (!try_options(&options))
+		return reason_set(why, "deadlines: %s", kvf_error());
+	options.faults = setup->options.fault;
+	return try_options(&options) || reason_set(why, "--fault: %s", kvf_error());
+}
+
 static bool check_chaos(struct replay_setup *setup, struct reason *why)
 {
 	const struct chaos_spec *spec = &setup->chaos;
@@ -191,7 +241,7 @@ static bool check_chaos(struct replay_setup *setup, struct reason *why)
 			"--chaos: %s: needs a process per rank; --transport loop has one for all",
 			spec->kill > 0 ? "kill" : "stop");
 	choose_deadlines(setup);
-	return true;
+	return check_agent_options(setup, why);
 }
 
 static bool check_options(struct replay_setup *setup, struct reason *why)
@@ -234,6 +284,9 @@ static bool build_work(struct replay_setup *setup, struct reason *why)
 	}
 	if (!replay_requests_load(setup, why))
 		return false;
+	if (setup->options.corrupt > setup->n_requests)
+		return reason_set(why, "--corrupt: there is no request %llu; this run has %u",
+			(unsigned long long)setup->options.corrupt, setup->n_requests);
 	setup->longest_tokens = setup->requests[replay_sizing_longest(setup)].tokens;
 	uint64_t concurrency = setup->options.concurrency;
 	setup->concurrency = (uint32_t)(concurrency < setup->n_requests ? concurrency : setup->n_requests);

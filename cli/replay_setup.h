@@ -154,4 +154,7 @@ uint8_t replay_aux_byte(const struct replay_flavour *flavour, uint32_t i);
 /* splitmix64's finaliser over a chain of two words: every choice that a seed makes. */
 uint64_t replay_mix(uint64_t seed, uint64_t value);
 
+/* The deadlines of every rank's agent: those of the command, else the library's or a replay's own. */
+void replay_setup_deadlines(const struct replay_setup *setup, struct kvf_options *options);
+
 #endif

@@ -1,7 +1,8 @@
 /* sim.c - kvferry sim: the virtual cluster, one seed or many, and the smallest run that still fails.
  *
  * Every worker is a process, because a broken invariant inside the library ends the process that finds it; which seed it ran stands in
- * memory that the processes share, so the death of a worker is a failure like any other. sim_shrink.c makes a failing run smaller.
+ * memory that the processes share, so the death of a worker is a failure like any other. sim_args.c reads what is asked, sim_shrink.c makes a failing run
+ * smaller.
  */
 #include "cli/sim.h"
 
@@ -19,16 +20,7 @@
 #include "cli/json.h"
 #include "cli/term.h"
 
-#define MAX_JOBS     64u
 #define MAX_FAILURES 16u /* then no further seed is begun */
-
-struct sim_args {
-	const char *seed, *seeds, *faults;
-	const char *skip_requests, *skip_strikes;
-	const char *replay;
-	uint64_t ranks, minutes, jobs;
-	bool shrink, trace, json;
-};
 
 static const struct arg_option options[] = {
 	{"seed", "S", "one run", ARG_TEXT, ARG_FIELD(struct sim_args, seed)},
@@ -40,10 +32,11 @@ static const struct arg_option options[] = {
 	{"minutes", "M", "virtual minutes of load and faults; default: drawn, up to 4 s", ARG_NUMBER,
 		ARG_FIELD(struct sim_args, minutes), .min = 1, .max = 1000},
 	{"jobs", "N", "processes; default: one per core", ARG_NUMBER, ARG_FIELD(struct sim_args, jobs),
-		.min = 1, .max = MAX_JOBS},
+		.min = 1, .max = SIM_MAX_JOBS},
 	{"shrink", NULL, "make the first run that fails smaller, as long as it fails", ARG_FLAG,
 		ARG_FIELD(struct sim_args, shrink)},
-	{"trace", NULL, "print what happens, a line each", ARG_FLAG, ARG_FIELD(struct sim_args, trace)},
+	{"trace", NULL, "one run: print what happens, a line each", ARG_FLAG,
+		ARG_FIELD(struct sim_args, trace)},
 	{"skip-requests", "LIST", "leave out these requests of the seed: 0,3", ARG_TEXT,
 		ARG_FIELD(struct sim_args, skip_requests)},
 	{"skip-strikes", "LIST", "leave out these single faults of the seed: 0,3", ARG_TEXT,
@@ -92,7 +85,7 @@ struct board {                      /* shared by the processes */
 	_Atomic uint64_t next, end; /* seeds that nobody has begun */
 	_Atomic uint32_t n_failures;
 	struct sim_failure failures[MAX_FAILURES];
-	struct worker workers[MAX_JOBS];
+	struct worker workers[SIM_MAX_JOBS];
 };
 
 static void *share(size_t bytes)
@@ -238,72 +231,6 @@ bool sim_run_apart(const struct kvf_sim_options *asked, struct kvf_sim_report *r
 	(void)munmap(report, sizeof(*report));
 	(void)munmap(board, sizeof(*board));
 	return failed;
-}
-
-/* ---- what is asked ---- */
-
-static bool read_seeds(const struct sim_args *args, uint64_t *first_out, uint64_t *last_out)
-{
-	const char *text = args->seed != NULL ? args->seed : args->seeds != NULL ? args->seeds : "1-100";
-	char *end;
-
-	if (*text < '0' || *text > '9')
-		return false;
-	*first_out = *last_out = strtoull(text, &end, 10);
-	if (args->seed == NULL && *end == '-' && end[1] >= '0' && end[1] <= '9')
-		*last_out = strtoull(end + 1, &end, 10);
-	return *end == '\0' && *first_out <= *last_out;
-}
-
-static bool fault_bit(const char *name, size_t len, uint32_t *bit_out)
-{
-	for (uint32_t i = 0; i < KVF_SIM_FAULTS; i++) {
-		if (strlen(kvf_sim_fault_name(i)) == len && memcmp(kvf_sim_fault_name(i), name, len) == 0) {
-			*bit_out = i;
-			return true;
-		}
-	}
-	return false;
-}
-
-static bool read_faults(const char *text, uint32_t *faults_out)
-{
-	uint32_t bit;
-
-	*faults_out = KVF_SIM_ALL_FAULTS;
-	if (text == NULL || strcmp(text, "all") == 0)
-		return true;
-	*faults_out = 0;
-	if (strcmp(text, "none") == 0)
-		return true;
-	for (const char *at = text;; at++) {
-		size_t len = strcspn(at, ",");
-
-		if (!fault_bit(at, len, &bit))
-			return false;
-		*faults_out |= 1u << bit;
-		at += len;
-		if (*at == '\0')
-			return true;
-	}
-}
-
-static bool read_list(const char *text, uint64_t *bits_out)
-{
-	*bits_out = 0;
-	for (const char *at = text; at != NULL && *at != '\0';) {
-		char *end;
-		unsigned long number;
-
-		if (*at < '0' || *at > '9')
-			return false;
-		number = strtoul(at, &end, 10);
-		if (number >= 64 || (*end != ',' && *end != '\0'))
-			return false;
-		*bits_out |= UINT64_C(1) << number;
-		at = *end == ',' ? end + 1 : end;
-	}
-	return true;
 }
 
 /* ---- telling ---- */
@@ -486,7 +413,7 @@ static int run_many(const struct kvf_sim_options *asked, uint64_t last, const st
 	struct sim_totals totals;
 	uint32_t n;
 
-	jobs = jobs > MAX_JOBS ? MAX_JOBS : jobs;
+	jobs = jobs > SIM_MAX_JOBS ? SIM_MAX_JOBS : jobs;
 	atomic_store(&board->next, asked->seed);
 	atomic_store(&board->end, last);
 	run_all(board, jobs, asked);
@@ -514,27 +441,19 @@ int command_sim(int argc, char **argv)
 	struct sim_args args = {.ranks = 8};
 	enum args_result parsed = args_parse(&spec, argc, argv, &args);
 	struct kvf_sim_options run;
+	struct reason why;
 	uint64_t last;
 	int code;
 
 	if (parsed != ARGS_RUN)
 		return args_exit_code(parsed);
+	if (args.replay != NULL && sim_args_beside_replay(&args) != NULL)
+		return args_usage_error(&spec, "--replay: repeats a record; %s has no meaning beside it",
+			sim_args_beside_replay(&args));
 	if (args.replay != NULL)
 		return sim_replay(args.replay, args.trace, args.json);
-	kvf_sim_options_init(&run);
-	run.max_ranks = (uint32_t)args.ranks;
-	run.load_ns = args.minutes * 60000000000u;
-	if (args.seed != NULL && args.seeds != NULL)
-		return args_usage_error(&spec, "--seed and --seeds exclude each other");
-	if (!read_seeds(&args, &run.seed, &last))
-		return args_usage_error(&spec, "--seed takes a number, --seeds a range such as 1-2000");
-	if (!read_faults(args.faults, &run.faults))
-		return args_usage_error(
-			&spec, "--faults: '%.100s': all, none, or a comma list of names", args.faults);
-	if (!read_list(args.skip_requests, &run.skip_requests) ||
-		!read_list(args.skip_strikes, &run.skip_strikes))
-		return args_usage_error(
-			&spec, "--skip-requests and --skip-strikes take numbers below 64: 0,3");
+	if (!sim_args_read(&args, &run, &last, &why))
+		return args_usage_error(&spec, "%s", why.text);
 	if (run.seed != last)
 		return run_many(&run, last, &args);
 	run.trace_fd = args.trace ? STDOUT_FILENO : -1;

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include "cli/reason.h"
 #include "kvferry/sim.h"
 
 /* Over many runs that did not fail; uint64_t alone, so that they can be added up. */
@@ -28,5 +29,22 @@ void sim_shrink(const struct kvf_sim_options *failing);
 
 /* sim_replay.c: repeats the record at path, prints what came of it. Returns the exit code. */
 int sim_replay(const char *path, bool trace, bool json);
+
+#define SIM_MAX_JOBS 64u
+
+/* The command line. */
+struct sim_args {
+	const char *seed, *seeds, *faults;
+	const char *skip_requests, *skip_strikes;
+	const char *replay;
+	uint64_t ranks, minutes, jobs;
+	bool shrink, trace, json;
+};
+
+/* False: why names the option and its value. run_out holds the first seed; the runs go to last_out. */
+bool sim_args_read(
+	const struct sim_args *args, struct kvf_sim_options *run_out, uint64_t *last_out, struct reason *why);
+/* The option that has no meaning beside --replay, which takes --trace and --json alone; NULL: none. */
+const char *sim_args_beside_replay(const struct sim_args *args);
 
 #endif

@@ -7,7 +7,7 @@
  * The loop is engine_main(). Everything that kvferry asks of an engine is in this file; what any engine has anyway (memory, a pool of
  * blocks, clients) is in toy_engine.c. docs/guard.md explains every step.
  *
- *   cc engine_loop.c toy_engine.c $(pkg-config --cflags --libs kvferry) -lpthread && ./a.out
+ *   cc engine_loop.c toy_engine.c $(pkg-config --cflags --libs kvferry) -lpthread && ./a.out [REQUESTS]
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -480,8 +480,10 @@ int main(int argc, char **argv)
 	const uint32_t n_requests = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 96;
 	bool good = true;
 
-	if (n_requests > MAX_REQUESTS)
-		must(KVF_EINVAL, "requests: at most 256");
+	if (n_requests < 1 || n_requests > MAX_REQUESTS) {
+		(void)fprintf(stderr, "usage: %s [REQUESTS], 1 to %u; default 96\n", argv[0], MAX_REQUESTS);
+		return 2;
+	}
 	frontend_init(&frontend, n_requests, ENGINES);
 	for (uint32_t i = 0; i < ENGINES; i++)
 		engine_open(&engines[i], i < PREFILL_RANKS ? KVF_PREFILL : KVF_DECODE,

@@ -44,6 +44,15 @@ static bool parse_number(const char *at, size_t len, uint64_t *number_out)
 	return len > 0;
 }
 
+/* A word that stands in the text before `at` too. */
+static bool given_before(const char *text, const char *at, size_t name_len)
+{
+	for (const char *word = text; word < at; word += strcspn(word, ",") + 1)
+		if (strncmp(word, at, name_len) == 0 && word[name_len] == '=')
+			return true;
+	return false;
+}
+
 static enum kvf_status parse_word(const char *at, size_t len, struct kvfi_faults *faults)
 {
 	const char *equals = memchr(at, '=', len);
@@ -74,7 +83,7 @@ static enum kvf_status parse_word(const char *at, size_t len, struct kvfi_faults
 	}
 	return kvfi_fail(KVF_EINVAL,
 		"faults: \"%.*s\" is none of seed, within, late, hold, full, fail, break, drop, repeat, "
-	        "damage, doubt",
+		"damage, doubt",
 		(int)name_len, at);
 }
 
@@ -88,6 +97,9 @@ enum kvf_status kvfi_faults_parse(const char *text, struct kvfi_faults *faults_o
 
 		if (status != KVF_OK)
 			return status;
+		if (given_before(text, at, strcspn(at, "=")))
+			return kvfi_fail(
+				KVF_EINVAL, "faults: \"%.*s\" is given twice", (int)strcspn(at, "="), at);
 		at += len;
 		if (*at == ',' && *++at == '\0')
 			return kvfi_fail(KVF_EINVAL, "faults: \"%s\" ends with a comma", text);

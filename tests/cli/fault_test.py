@@ -1,5 +1,5 @@
 """kvferry replay --fault: harm around real transports and control channels; what must not be lost is not."""
-from harness import OK, main, run
+from harness import OK, USAGE, main, run
 from replay_tools import SMALL, transports
 
 GENTLE = "seed=5,within=5,late=0.1,hold=0.1,full=0.05,drop=0.1,repeat=0.1,doubt=0.3"
@@ -42,7 +42,14 @@ def test_a_spec_that_makes_no_sense_is_refused():
     for spec, says in (("drop=2", 'faults: drop: "2" is not a rate of 0 to 1'), ("lose=1", 'faults: "lose" is none of'),
                        ("within=0", 'faults: within: "0" is not in 1..60000 ms'), ("drop=0.1,", "ends with a comma")):
         result = replay("loop", spec)
-        assert result.code != OK and says in result.err, result.err
+        assert result.code == USAGE and says in result.err, result.err
+
+
+def test_deadlines_that_make_no_sense_are_refused_before_a_rank_starts():
+    for option, value, says in (("--ping", "6s", "ping_ns: 6000000000 is not less than silence_timeout_ns"),
+                                ("--stall", "200s", "stall_timeout_ns: 200000000000 is more than transfer_timeout_ns")):
+        result = replay("loop", "seed=1", option, value)
+        assert result.code == USAGE and says in result.err, result.err
 
 
 if __name__ == "__main__":

@@ -35,11 +35,17 @@ def test_left_out_requests_do_not_happen():
 
 
 def test_mistakes_are_usage():
-    refused(USAGE, "sim", "--seed", "x", says="--seed")
-    refused(USAGE, "sim", "--seeds", "9-3", says="--seeds")
+    refused(USAGE, "sim", "--seed", "x", says="--seed: 'x' is not a whole number")
+    refused(USAGE, "sim", "--seed", "99999999999999999999", says="--seed: '99999999999999999999' is out of range")
+    refused(USAGE, "sim", "--seeds", "9-3", says="--seeds: '9-3' is empty")
+    refused(USAGE, "sim", "--seeds", "1-x", says="--seeds: '1-x' is not a range")
+    refused(USAGE, "sim", "--seeds", "1-2", "--trace", says="--trace: is for one run")
+    refused(USAGE, "sim", "--seeds", "1-2", "--skip-requests", "0", says="--skip-requests: is for one run")
     refused(USAGE, "sim", "--seed", "1", "--seeds", "1-2", says="exclude")
     refused(USAGE, "sim", "--faults", "drop,rain", says="rain")
-    refused(USAGE, "sim", "--skip-strikes", "64", says="--skip-strikes")
+    refused(USAGE, "sim", "--faults", "dropp", says="--faults: 'dropp' is no fault; did you mean 'drop'?")
+    refused(USAGE, "sim", "--skip-strikes", "64", says="--skip-strikes: '64' is out of range")
+    refused(USAGE, "sim", "--replay", "x", "--seed", "1", says="--seed has no meaning beside it")
     refused(USAGE, "sim", "--ranks", "1", says="--ranks")
 
 

@@ -41,6 +41,7 @@ static void what_makes_no_sense_is_named(void **state)
 		{"drop=.", "faults: drop: \".\" is not a rate"},
 		{"drop=1e-3", "faults: drop: \"1e-3\" is not a rate"},
 		{"drop=0.1,", "ends with a comma"},
+		{"drop=0.1,late=1,drop=0.1", "faults: \"drop\" is given twice"},
 		{"drop=0.1,,late=1", "faults: \"\" is none of"},
 		{"lose=0.1", "faults: \"lose\" is none of"},
 		{"seed=x", "faults: seed: \"x\" is no number"},
