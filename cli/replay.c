@@ -70,7 +70,7 @@ static const struct arg_option options[] = {
 		ARG_TEXT, FIELD(record)},
 	{"fault", "SPEC",
 		"harm around transport and control channel: seed=N,within=MS and rates of late, hold, full, "
-		"fail, break, drop, repeat, damage, doubt",
+		"fail, break, drop, repeat, damage, doubt; docs/testing.md says what each does",
 		ARG_TEXT, FIELD(fault)},
 	{"json", NULL, "print JSON", ARG_FLAG, FIELD(json)},
 };
@@ -110,7 +110,10 @@ static const struct args_spec spec = {
 		    "  kvferry replay --model deepseek-v3 --prefill tp=2 --decode tp=2,attention-dp "
 		    "--transport tcp --sum\n"
 		    "  kvferry replay --model llama-3.2-1b --requests 200 --chaos "
-		    "kill=0.01,stop=0.01,restart,cancel=0.2 --quiet 200ms\n",
+		    "kill=0.01,stop=0.01,restart,cancel=0.2 --quiet 200ms\n"
+		    "  kvferry replay --model llama-3.2-1b --requests 40 --fault "
+                    "seed=7,within=20,drop=0.1,late=0.2 "
+		    "--record /tmp/run\n",
 	.options = options,
 	.n_options = sizeof(options) / sizeof(options[0]),
 	.positional = "TRACE",

@@ -369,7 +369,9 @@ static int run_one(const struct kvf_sim_options *asked, bool json)
 	struct kvf_sim_report report;
 	bool failed = sim_run_apart(asked, &report);
 	struct json out;
+	char hash[17];
 
+	(void)snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)report.hash);
 	if (json) {
 		json_init(&out, stdout);
 		json_object(&out, NULL);
@@ -377,7 +379,8 @@ static int run_one(const struct kvf_sim_options *asked, bool json)
 		json_bool(&out, "failed", failed);
 		json_string(&out, "failure", report.failure);
 		json_string(&out, "cluster", report.cluster);
-		json_u64(&out, "hash", report.hash);
+		json_string(
+			&out, "hash", hash); /* as in the text; a number would lose bits in most readers */
 		json_u64(&out, "events", report.events);
 		json_u64(&out, "sessions", report.sessions);
 		json_u64(&out, "completed", report.completed);
@@ -386,9 +389,9 @@ static int run_one(const struct kvf_sim_options *asked, bool json)
 	} else {
 		printf("seed %llu: %s\n", (unsigned long long)asked->seed, report.cluster);
 		printf("%u sessions: %u completed, %u failed, %u cancelled, %u timed out, %u died, %u in "
-		       "quarantine; hash %016llx\n",
+		       "quarantine; hash %s\n",
 			report.sessions, report.completed, report.failed_sessions, report.cancelled,
-			report.timed_out, report.died, report.quarantined, (unsigned long long)report.hash);
+			report.timed_out, report.died, report.quarantined, hash);
 		if (failed) {
 			printf("FAILED: %s\n  ", report.failure);
 			sim_print_command(stdout, asked);

@@ -584,6 +584,7 @@ KVF_API KVF_MUST_CHECK enum kvf_status kvf_alloc(
 
 /* kvf_free - gives memory from kvf_alloc back.
  *
+ * Memory that the declared layout lies in goes with kvf_agent_close alone.
  * Threads: the one that polls. Blocks: for a turn of the agent.
  * Returns KVF_EBUSY while a declared layout lies in it or an unreleased session touches it, KVF_ESTALE, KVF_EINVAL. Since 0.1.
  */
