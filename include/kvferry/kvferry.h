@@ -1074,7 +1074,8 @@ struct kvf_health {
 
 /* kvf_health - how the agent is, as of its last turn (at most 100 ms ago while anything is in flight or quarantined).
  *
- * Slow but moving is healthy; one quarantined session on an idle agent is healthy. Never depends on new work.
+ * Slow but moving is healthy; one quarantined session on an idle agent is healthy. Never depends on new work. An agent that
+ * takes no turns any more, with something in flight, is wedged when the progress deadline has passed.
  * Threads: any. Blocks: never. Allocates: no.
  * Returns KVF_EINVAL. Since 0.1.
  */

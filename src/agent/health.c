@@ -7,6 +7,7 @@
  */
 #include "agent/agent.h"
 
+#include <stdio.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/status.h"
@@ -94,6 +95,28 @@ void kvfi_health_refresh(kvf_agent *agent)
 
 /* ---- any thread ---- */
 
+/* A snapshot that is old is no excuse: an owner that takes no turn moves nothing, and cannot say so. */
+static void add_age(struct kvf_health *health, uint64_t now_ns)
+{
+	const uint64_t age_ns = now_ns > health->snapshot_ns ? now_ns - health->snapshot_ns : 0;
+
+	if (health->in_flight > 0)
+		health->since_progress_ns += age_ns;
+	if (health->quarantined > 0)
+		health->oldest_quarantine_ns += age_ns;
+	if (health->healthy == 0 || health->in_flight == 0 || health->progress_timeout_ns == 0 ||
+		health->since_progress_ns < health->progress_timeout_ns)
+		return;
+	health->healthy = 0;
+	health->reason = KVF_HEALTH_WEDGED;
+	(void)snprintf(health->text, sizeof(health->text),
+		"%u in flight and nothing moved for %llu s (deadline %llu s); the agent's last turn was %llu "
+		"ms ago",
+		health->in_flight, (unsigned long long)(health->since_progress_ns / KVFI_NS_PER_S),
+		(unsigned long long)(health->progress_timeout_ns / KVFI_NS_PER_S),
+		(unsigned long long)(age_ns / KVFI_NS_PER_MS));
+}
+
 enum kvf_status kvf_health(kvf_agent *agent, struct kvf_health *health_out)
 {
 	union packed packed;
@@ -102,6 +125,7 @@ enum kvf_status kvf_health(kvf_agent *agent, struct kvf_health *health_out)
 		return kvfi_fail(KVF_EINVAL, "agent and health_out must not be NULL");
 	while (!take(&agent->health, &packed))
 		;
+	add_age(&packed.health, kvfi_clock_ns());
 	*health_out = packed.health;
 	return KVF_OK;
 }

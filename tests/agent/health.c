@@ -187,6 +187,57 @@ static void the_last_change_of_a_peer_is_always_told(void **state)
 	solo_move(all, 2, &prefill, &decode, 1);
 }
 
+static void short_progress(struct kvf_options *options)
+{
+	options->progress_timeout_ns = UINT64_C(50000000);
+}
+
+static int open_impatient(void **state)
+{
+	struct solo_spec spec = solo_spec(KVF_PREFILL, control, transport);
+	struct solo *all[] = {&prefill, &decode};
+
+	(void)state;
+	spec.listen = at("prefill");
+	spec.tune = short_progress;
+	solo_open(&prefill, &spec);
+	spec = solo_spec(KVF_DECODE, control, transport);
+	solo_open(&decode, &spec);
+	assert_int_equal(solo_connect(all, 2, &decode, prefill.endpoint, NULL), KVF_OK);
+	return 0;
+}
+
+/* Nobody takes a turn of the agent, so nobody but the reader can see that nothing moves. */
+static void t_p42_an_agent_that_takes_no_turns_is_not_green(void **state)
+{
+	struct solo *all[] = {&prefill, &decode};
+	uint64_t end_ns = attempt_now_ns() + UINT64_C(20000000000);
+	struct kvf_health health;
+	kvf_session tx, rx;
+
+	(void)state;
+	if (strcmp(transport, "loop") != 0) /* it takes its turns by itself */
+		skip();
+	rx = solo_rx(&decode, prefill.instance->id, 1, 64, 0);
+	tx = solo_tx(&prefill, 1, 64, 0);
+	while (health_of(&prefill).in_flight == 0) { /* until the ACK, which the other one takes a turn for */
+		solo_poll(&decode);
+		solo_poll(&prefill);
+		if (attempt_now_ns() > end_ns)
+			fail_msg("nothing came into flight");
+	}
+	do {
+		attempt_breathe();
+		health = health_of(&prefill);
+	} while (health.healthy != 0 && attempt_now_ns() < end_ns);
+	assert_int_equal(health.reason, KVF_HEALTH_WEDGED);
+	assert_non_null(strstr(health.text, "the agent's last turn was"));
+	assert_true(health.since_progress_ns >= UINT64_C(50000000));
+	assert_int_equal(solo_finish(all, 2, &decode, rx, NULL), KVF_OK);
+	assert_int_equal(solo_finish(all, 2, &prefill, tx, NULL), KVF_OK);
+	assert_int_equal(health_of(&prefill).healthy, 1);
+}
+
 static void one_peer(struct kvf_options *options)
 {
 	options->max_peers = 1;
@@ -214,6 +265,8 @@ int main(int argc, char **argv)
 		BESIDE(peers_that_were_up_and_are_wanted_are_counted_as_lost),
 		cmocka_unit_test_setup_teardown(
 			the_last_change_of_a_peer_is_always_told, open_narrow, close_pair),
+		cmocka_unit_test_setup_teardown(
+			t_p42_an_agent_that_takes_no_turns_is_not_green, open_impatient, close_pair),
 	};
 
 	if (argc > 1)
