@@ -339,6 +339,32 @@ static void acks_that_make_no_sense_are_dropped_or_end_that_session_alone(void *
 	scene_close(&rig);
 }
 
+/* Where this agent reads the stream itself, its own reads decide, not the writer's word. */
+static void a_quiet_that_comes_while_bytes_are_read_releases_nothing(void **state)
+{
+	struct rig_ask ask = scene_ask();
+	struct kvfi_msg quiet = scene_msg(KVFI_MSG_QUIET, &ask, 1);
+	struct rig rig;
+	uint32_t link = 0;
+
+	(void)state;
+	scene_open(&rig, &(struct scene){.receiver_applied = true});
+	scene_open_rx(&rig, 0, &ask);
+	scene_open_tx(&rig, 0, &ask);
+	scene_send_tx(&rig, 0);
+	while (!rig.nodes[1].grants[link].used)
+		link++;
+	while (rig.nodes[1].grants[link].inside == 0)
+		rig_run_for(&rig, 500);
+	rig_cancel(&rig, 1, 0, NULL);
+	inject(&rig, 1, 0, &quiet);
+	assert_false(scene_session(&rig, 1, 0)->released);
+	rig_run_for(&rig, SECOND);
+	scene_expect(&rig, 1, 0, KVF_CANCELLED);
+	assert_int_equal(scene_session(&rig, 1, 0)->stats.proofs[KVF_PROOF_LOCAL_EPOCH], 1);
+	scene_close(&rig);
+}
+
 /* A receiver asks again, and what it said about its first epoch comes late. */
 static void words_about_an_older_epoch_touch_nothing(void **state)
 {
@@ -469,6 +495,7 @@ int main(void)
 		cmocka_unit_test(requests_that_do_not_fit_are_refused_by_name_and_leave_nothing),
 		cmocka_unit_test(block_lists_that_do_not_fit_fail_the_session),
 		cmocka_unit_test(acks_that_make_no_sense_are_dropped_or_end_that_session_alone),
+		cmocka_unit_test(a_quiet_that_comes_while_bytes_are_read_releases_nothing),
 		cmocka_unit_test(words_about_an_older_epoch_touch_nothing),
 		cmocka_unit_test(a_failure_that_says_ok_is_a_failure_to_everybody),
 		cmocka_unit_test(a_go_that_comes_twice_or_for_others_changes_nothing),
