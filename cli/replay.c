@@ -112,7 +112,7 @@ static const struct args_spec spec = {
 		    "  kvferry replay --model llama-3.2-1b --requests 200 --chaos "
 		    "kill=0.01,stop=0.01,restart,cancel=0.2 --quiet 200ms\n"
 		    "  kvferry replay --model llama-3.2-1b --requests 40 --fault "
-                    "seed=7,within=20,drop=0.1,late=0.2 "
+		    "seed=7,within=20,drop=0.1,late=0.2 "
 		    "--record /tmp/run\n",
 	.options = options,
 	.n_options = sizeof(options) / sizeof(options[0]),
