@@ -66,10 +66,11 @@ bool kvfi_shm_fence_cover(int fence_fd, uint64_t start, uint64_t end)
 /* While workers store there, by intent: called by its number, because to a thread sanitizer mmap() is itself a store to the whole range. */
 static bool map_over(const struct kvfi_window *window, int prot, int fd)
 {
-	int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+	long flags = (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_FIXED | MAP_NORESERVE;
 
-	return syscall(SYS_mmap, window->start, window->end - window->start, prot,
-		       flags | MAP_FIXED | MAP_NORESERVE, fd, 0) != -1;
+	/* syscall() takes longs, and the last of these goes over the stack: of an int there the upper half is whatever was there. */
+	return syscall(SYS_mmap, window->start, window->end - window->start, (long)prot, flags, (long)fd,
+		       0L) != -1;
 }
 
 /* A file without a block, as long as the window: no memory is set aside for it, whatever the machine's rules for that. */
