@@ -58,12 +58,19 @@ const char *kvf_error(void)
 	return last_error;
 }
 
+static void say(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+
+static void say(const char *format, va_list args)
+{
+	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+}
+
 enum kvf_status kvf_fail(enum kvf_status status, const char *format, ...)
 {
 	va_list args;
 
 	va_start(args, format);
-	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+	say(format, args);
 	va_end(args);
 	return status;
 }
@@ -73,7 +80,7 @@ enum kvf_status kvfi_fail(enum kvf_status status, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+	say(format, args);
 	va_end(args);
 	return status;
 }
@@ -85,7 +92,7 @@ enum kvf_status kvfi_fail_errno(enum kvf_status status, int saved_errno, const c
 	va_list args;
 
 	va_start(args, format);
-	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+	say(format, args);
 	va_end(args);
 	used = strlen(last_error);
 	(void)snprintf(last_error + used, sizeof(last_error) - used, ": %s",
@@ -101,7 +108,7 @@ enum kvf_status kvfi_fail_prefix(enum kvf_status status, const char *format, ...
 
 	memcpy(sentence, last_error, sizeof(sentence));
 	va_start(args, format);
-	(void)vsnprintf(last_error, sizeof(last_error), format, args);
+	say(format, args);
 	va_end(args);
 	used = strlen(last_error);
 	(void)snprintf(last_error + used, sizeof(last_error) - used, ": %.*s",
