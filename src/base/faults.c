@@ -1,7 +1,6 @@
 /* faults.c - see faults.h. Pure. */
 #include "base/faults.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/hash.h"
@@ -108,13 +107,19 @@ enum kvf_status kvfi_faults_parse(const char *text, struct kvfi_faults *faults_o
 	return KVF_OK;
 }
 
-uint64_t kvfi_faults_draw(const struct kvfi_faults *faults, uint64_t salt, uint64_t n)
+uint64_t kvfi_dice_draw(struct kvfi_dice *dice)
 {
-	return kvfi_hash_u64(faults->seed ^ salt, n);
+	return kvfi_hash_u64(dice->faults.seed ^ dice->salt, ++dice->drawn);
 }
 
-bool kvfi_faults_strike(const struct kvfi_faults *faults, enum kvfi_harm fault, uint64_t salt, uint64_t n)
+bool kvfi_dice_strike(struct kvfi_dice *dice, enum kvfi_harm harm)
 {
-	return faults->rates[fault] > 0 &&
-	       kvfi_faults_draw(faults, salt, n) % KVFI_HARM_ONE < faults->rates[fault];
+	uint64_t drawn = kvfi_dice_draw(dice);
+
+	return dice->faults.rates[harm] > 0 && drawn % KVFI_HARM_ONE < dice->faults.rates[harm];
+}
+
+uint64_t kvfi_dice_due_ns(struct kvfi_dice *dice, uint64_t now_ns)
+{
+	return now_ns + 1 + kvfi_dice_draw(dice) % dice->faults.within_ns;
 }

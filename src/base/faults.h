@@ -32,9 +32,17 @@ struct kvfi_faults {
 
 /* "seed=7,within=20,drop=0.1,...": within in milliseconds, 1 to 60000 (10 if it is not named); rates 0 to 1. KVF_EINVAL names the word and its value. */
 KVF_MUST_CHECK enum kvf_status kvfi_faults_parse(const char *text, struct kvfi_faults *faults_out);
-/* The n-th number drawn of that seed. */
-uint64_t kvfi_faults_draw(const struct kvfi_faults *faults, uint64_t salt, uint64_t n);
-/* Does the n-th drawing bring this fault? */
-bool kvfi_faults_strike(const struct kvfi_faults *faults, enum kvfi_harm fault, uint64_t salt, uint64_t n);
+/* Who does harm draws from a sequence of his own: of the seed and a salt. One thread at a time. */
+struct kvfi_dice {
+	struct kvfi_faults faults;
+	uint64_t salt, drawn;
+};
+
+/* The next number. */
+uint64_t kvfi_dice_draw(struct kvfi_dice *dice);
+/* Does this fault strike now? */
+bool kvfi_dice_strike(struct kvfi_dice *dice, enum kvfi_harm harm);
+/* Some time from now on, within what the faults allow. */
+uint64_t kvfi_dice_due_ns(struct kvfi_dice *dice, uint64_t now_ns);
 
 #endif

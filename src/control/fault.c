@@ -25,8 +25,7 @@ struct fault_channel {
 	struct kvfi_control_base base;
 	const struct kvfi_control_ops *inner_ops;
 	struct kvfi_control *inner;
-	struct kvfi_faults faults;
-	uint64_t salt, drawn;
+	struct kvfi_dice dice;
 	struct late lates[LATE_MAX];
 	uint32_t n_lates;
 	unsigned char bytes[DAMAGED_BYTES];
@@ -37,16 +36,6 @@ static struct fault_channel *self_of(struct kvfi_control *control)
 	return (struct fault_channel *)(void *)control;
 }
 
-static bool strikes(struct fault_channel *self, enum kvfi_harm fault)
-{
-	return kvfi_faults_strike(&self->faults, fault, self->salt, ++self->drawn);
-}
-
-static uint64_t draw(struct fault_channel *self)
-{
-	return kvfi_faults_draw(&self->faults, self->salt, ++self->drawn);
-}
-
 /* ---- late ---- */
 
 static bool send_later(struct fault_channel *self, uint32_t way, const struct kvfi_msg *msg)
@@ -55,7 +44,7 @@ static bool send_later(struct fault_channel *self, uint32_t way, const struct kv
 
 	if (self->n_lates == LATE_MAX || kvfi_msg_dup(msg, &late->msg) != KVF_OK)
 		return false;
-	late->due_ns = kvfi_clock_ns() + 1 + draw(self) % self->faults.within_ns;
+	late->due_ns = kvfi_dice_due_ns(&self->dice, kvfi_clock_ns());
 	late->way = way;
 	self->n_lates++;
 	return true;
@@ -95,7 +84,7 @@ static bool send_damaged(struct fault_channel *self, uint32_t way, const struct 
 
 	if (kvfi_msg_encode(msg, self->bytes, sizeof(self->bytes), &len) != KVF_OK || len == 0)
 		return false;
-	bit = draw(self) % (len * 8);
+	bit = kvfi_dice_draw(&self->dice) % (len * 8);
 	self->bytes[bit / 8] ^= (unsigned char)(1u << (bit % 8));
 	if (kvfi_msg_decode(self->bytes, len, &damaged) != KVF_OK)
 		return true;
@@ -109,13 +98,13 @@ static bool fault_send(struct kvfi_control *control, uint32_t way, const struct 
 	struct fault_channel *self = self_of(control);
 
 	send_due(self);
-	if (strikes(self, KVFI_HARM_DROP))
+	if (kvfi_dice_strike(&self->dice, KVFI_HARM_DROP))
 		return true;
-	if (strikes(self, KVFI_HARM_DAMAGE) && send_damaged(self, way, msg))
+	if (kvfi_dice_strike(&self->dice, KVFI_HARM_DAMAGE) && send_damaged(self, way, msg))
 		return true;
-	if (strikes(self, KVFI_HARM_REPEAT))
+	if (kvfi_dice_strike(&self->dice, KVFI_HARM_REPEAT))
 		(void)self->inner_ops->send(self->inner, way, msg);
-	if (strikes(self, KVFI_HARM_LATE) && send_later(self, way, msg))
+	if (kvfi_dice_strike(&self->dice, KVFI_HARM_LATE) && send_later(self, way, msg))
 		return true;
 	return self->inner_ops->send(self->inner, way, msg);
 }
@@ -140,8 +129,7 @@ static enum kvf_status open_over(const struct kvfi_control_ops *ops, const struc
 		return kvfi_fail(KVF_ENOMEM, "no memory for faults");
 	self->base.ops = ops;
 	self->inner_ops = inner;
-	self->faults = *env->faults;
-	self->salt = ~env->incarnation;
+	self->dice = (struct kvfi_dice){.faults = *env->faults, .salt = ~env->incarnation};
 	status = inner->open(env, &self->inner);
 	if (status != KVF_OK) {
 		free(self);

@@ -41,12 +41,11 @@ struct fault_transport {
 	struct kvfi_transport_env env; /* the agent's */
 	const struct kvfi_transport_ops *inner_ops;
 	struct kvfi_transport *inner;
-	struct kvfi_faults faults;
 	int epoll_fd, timer_fd;
 	struct fault_transport *next_retired;
 
 	pthread_mutex_t lock; /* of all below */
-	uint64_t drawn;
+	struct kvfi_dice dice;
 	bool closing;
 	struct late *lates; /* in order of arrival */
 	uint32_t n_lates;
@@ -60,22 +59,7 @@ static struct fault_transport *self_of(struct kvfi_transport *transport)
 	return (struct fault_transport *)(void *)transport;
 }
 
-/* ---- chance: under the lock ---- */
-
-static uint64_t draw(struct fault_transport *self)
-{
-	return kvfi_faults_draw(&self->faults, self->env.incarnation, ++self->drawn);
-}
-
-static bool strikes(struct fault_transport *self, enum kvfi_harm fault)
-{
-	return kvfi_faults_strike(&self->faults, fault, self->env.incarnation, ++self->drawn);
-}
-
-static uint64_t some_time_ns(struct fault_transport *self)
-{
-	return kvfi_clock_ns() + 1 + draw(self) % self->faults.within_ns;
-}
+/* ---- time: under the lock ---- */
 
 static void arm(struct fault_transport *self)
 {
@@ -105,10 +89,10 @@ static bool take_late(
 	if (self->closing || self->n_lates == LATE_MAX)
 		return false;
 	queued = self->last_due_ns[done->peer] > kvfi_clock_ns(); /* behind one that is late */
-	if (!queued && !strikes(self, KVFI_HARM_LATE))
+	if (!queued && !kvfi_dice_strike(&self->dice, KVFI_HARM_LATE))
 		return false;
 	late = &self->lates[self->n_lates++];
-	late->due_ns = some_time_ns(self);
+	late->due_ns = kvfi_dice_due_ns(&self->dice, kvfi_clock_ns());
 	if (late->due_ns < self->last_due_ns[done->peer])
 		late->due_ns = self->last_due_ns[done->peer];
 	self->last_due_ns[done->peer] = late->due_ns;
@@ -248,10 +232,11 @@ static enum kvf_status post(struct kvfi_transport *transport, const struct kvfi_
 	enum kvf_status status = KVF_OK;
 
 	(void)pthread_mutex_lock(&self->lock);
-	full = strikes(self, KVFI_HARM_FULL);
-	fails = !full && strikes(self, KVFI_HARM_FAIL);
-	held = !full && !fails && strikes(self, KVFI_HARM_HOLD) && hold(self, post, some_time_ns(self));
-	breaks = !full && strikes(self, KVFI_HARM_BREAK);
+	full = kvfi_dice_strike(&self->dice, KVFI_HARM_FULL);
+	fails = !full && kvfi_dice_strike(&self->dice, KVFI_HARM_FAIL);
+	held = !full && !fails && kvfi_dice_strike(&self->dice, KVFI_HARM_HOLD) &&
+	       hold(self, post, kvfi_dice_due_ns(&self->dice, kvfi_clock_ns()));
+	breaks = !full && kvfi_dice_strike(&self->dice, KVFI_HARM_BREAK);
 	(void)pthread_mutex_unlock(&self->lock);
 	if (full)
 		return kvfi_fail(KVF_EFULL, "no room for a post, on purpose");
@@ -299,11 +284,11 @@ static bool send_frame(struct kvfi_transport *transport, uint32_t peer, const vo
 	if (len_bytes > sizeof(damaged))
 		return false;
 	(void)pthread_mutex_lock(&self->lock);
-	gone = strikes(self, KVFI_HARM_DROP);
-	twice = strikes(self, KVFI_HARM_REPEAT);
-	damage = len_bytes > 0 && strikes(self, KVFI_HARM_DAMAGE);
+	gone = kvfi_dice_strike(&self->dice, KVFI_HARM_DROP);
+	twice = kvfi_dice_strike(&self->dice, KVFI_HARM_REPEAT);
+	damage = len_bytes > 0 && kvfi_dice_strike(&self->dice, KVFI_HARM_DAMAGE);
 	if (damage) {
-		uint64_t bit = draw(self) % (len_bytes * 8);
+		uint64_t bit = kvfi_dice_draw(&self->dice) % (len_bytes * 8);
 
 		memcpy(damaged, frame, len_bytes);
 		damaged[bit / 8] ^= (unsigned char)(1u << (bit % 8));
@@ -387,7 +372,7 @@ static enum kvf_status open_over(const struct kvfi_transport_ops *ops, const str
 	ours.self = self;
 	ours.notify = notify;
 	ours.submit = submit;
-	self->faults = *env->faults;
+	self->dice = (struct kvfi_dice){.faults = *env->faults, .salt = env->incarnation};
 	status = take_tables(self);
 	if (status == KVF_OK)
 		status = inner->open(&ours, &self->inner);
@@ -477,7 +462,7 @@ static enum kvf_proof proof(struct kvfi_transport *transport, uint32_t grant_id)
 	bool doubt;
 
 	(void)pthread_mutex_lock(&self->lock);
-	doubt = strikes(self, KVFI_HARM_DOUBT);
+	doubt = kvfi_dice_strike(&self->dice, KVFI_HARM_DOUBT);
 	(void)pthread_mutex_unlock(&self->lock);
 	return doubt ? KVF_PROOF_NONE : self->inner_ops->proof(self->inner, grant_id);
 }

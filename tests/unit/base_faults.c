@@ -62,16 +62,19 @@ static void what_makes_no_sense_is_named(void **state)
 
 static void a_rate_is_how_often_it_strikes(void **state)
 {
-	struct kvfi_faults faults;
+	struct kvfi_dice dice = {.salt = 5}, same;
 	uint32_t n = 0;
 
 	(void)state;
-	assert_int_equal(kvfi_faults_parse("seed=3,drop=0.1,late=1", &faults), KVF_OK);
+	assert_int_equal(kvfi_faults_parse("seed=3,drop=0.1,late=1", &dice.faults), KVF_OK);
+	same = dice;
 	for (uint64_t i = 0; i < 10000; i++) {
-		n += kvfi_faults_strike(&faults, KVFI_HARM_DROP, 5, i);
-		assert_true(kvfi_faults_strike(&faults, KVFI_HARM_LATE, 5, i));
-		assert_false(kvfi_faults_strike(&faults, KVFI_HARM_FAIL, 5, i));
-		assert_int_equal(kvfi_faults_draw(&faults, 5, i), kvfi_faults_draw(&faults, 5, i));
+		n += kvfi_dice_strike(&dice, KVFI_HARM_DROP);
+		assert_true(kvfi_dice_strike(&dice, KVFI_HARM_LATE));
+		assert_false(kvfi_dice_strike(&dice, KVFI_HARM_FAIL));
+		for (int k = 0; k < 3; k++)
+			(void)kvfi_dice_draw(&same);
+		assert_int_equal(kvfi_dice_draw(&dice), kvfi_dice_draw(&same));
 	}
 	assert_in_range(n, 850, 1150);
 }
