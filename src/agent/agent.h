@@ -388,6 +388,8 @@ void kvfi_peer_lost(kvf_agent *agent, uint32_t slot, enum kvf_status status, con
 /* Those that the ladder wants to be dropped: their connections are closed, their links barred. */
 void kvfi_peers_drop(kvf_agent *agent);
 void kvfi_peers_tick(kvf_agent *agent, uint64_t now_ns);
+/* From now on the connect timeout runs, if there is one. */
+void kvfi_peer_hurry(kvf_agent *agent, struct agent_peer *peer);
 /* A peer's next_ns or deadline_ns was set. */
 void kvfi_peers_due(kvf_agent *agent, uint64_t at_ns);
 KVF_MUST_CHECK enum kvf_status kvfi_peer_call(

@@ -107,18 +107,25 @@ static void send_refuse(kvf_agent *agent, uint32_t way, const struct kvfi_msg *t
 	refuse(agent, way, to, &body);
 }
 
+/* The connection that it names is over. */
+static void refuse_over(kvf_agent *agent, uint32_t way, const struct kvfi_msg *to, const char *why)
+{
+	struct kvfi_msg_refuse body = {.status = KVF_PEER_LOST};
+
+	(void)snprintf(body.reason, sizeof(body.reason), "%.*s", (int)sizeof(body.reason) - 1, why);
+	refuse(agent, way, to, &body);
+}
+
 /* Whoever names our incarnation was connected once. Its link is barred, or forgotten: it shall fail what it has with us, take its hands off our memory, and
  * come again under a new link. Without this a process that was only stopped would wait for ever. */
 void kvfi_hello_bar(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
 {
 	uint32_t slot = kvfi_peer_by_incarnation(agent, msg->header.from, msg->header.link);
-	struct kvfi_msg_refuse body = {.status = KVF_PEER_LOST};
 
 	if (!agent->declared || way == KVFI_NO_WAY || msg->header.to != agent->incarnation)
 		return;
-	(void)snprintf(body.reason, sizeof(body.reason), "%.*s", (int)sizeof(body.reason) - 1,
-		slot != KVFI_NONE ? agent->peers[slot].reason : "it is not known any more");
-	refuse(agent, way, msg, &body);
+	refuse_over(
+		agent, way, msg, slot != KVFI_NONE ? agent->peers[slot].reason : "it is not known any more");
 }
 
 static void send_hello_ok(kvf_agent *agent, uint32_t slot)
@@ -148,10 +155,10 @@ static void end_former(kvf_agent *agent, const struct kvfi_msg *msg)
 /* A connection of that number was begun here and is over, while the other side still calls: it must begin another one. */
 static void refuse_link(kvf_agent *agent, uint32_t way, const struct kvfi_msg *msg)
 {
-	const struct kvf_refusal none = {{0}, {0}, {0}};
+	char why[64];
 
-	(void)kvfi_fail(KVF_PEER_LOST, "link %llx is over", (unsigned long long)msg->header.link);
-	send_refuse(agent, way, msg, KVF_PEER_LOST, &none);
+	(void)snprintf(why, sizeof(why), "link %llx is over", (unsigned long long)msg->header.link);
+	refuse_over(agent, way, msg, why);
 }
 
 static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
@@ -186,9 +193,7 @@ static void on_hello(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 		kvfi_peer_lost(agent, slot, status, kvf_error());
 		return;
 	}
-	if (agent->options.connect_timeout_ns > 0)
-		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
-	kvfi_peers_due(agent, peer->deadline_ns);
+	kvfi_peer_hurry(agent, peer);
 	kvfi_path_expect(agent, slot);
 	send_hello_ok(agent, slot);
 }
@@ -297,9 +302,7 @@ static void on_hello_ok(kvf_agent *agent, uint32_t way, struct kvfi_msg *msg)
 	end_other_names(agent, slot);
 	peer->state = PEER_CONNECTING;
 	peer->reason[0] = '\0';
-	if (agent->options.connect_timeout_ns > 0)
-		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
-	kvfi_peers_due(agent, peer->deadline_ns);
+	kvfi_peer_hurry(agent, peer);
 	call_others(agent, peer);
 	kvfi_path_start(agent, slot);
 }

@@ -278,6 +278,13 @@ static bool known_endpoint(const kvf_agent *agent, const char *endpoint)
 	return false;
 }
 
+void kvfi_peer_hurry(kvf_agent *agent, struct agent_peer *peer)
+{
+	if (agent->options.connect_timeout_ns > 0)
+		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
+	kvfi_peers_due(agent, peer->deadline_ns);
+}
+
 enum kvf_status kvfi_peer_call(kvf_agent *agent, const char *endpoint, uint64_t instance_id, uint32_t rank)
 {
 	struct agent_peer *peer;
@@ -298,9 +305,7 @@ enum kvf_status kvfi_peer_call(kvf_agent *agent, const char *endpoint, uint64_t 
 	peer->way = way;
 	peer->wanted_instance = instance_id;
 	peer->wanted_rank = rank;
-	if (agent->options.connect_timeout_ns > 0)
-		peer->deadline_ns = kvfi_clock_ns() + agent->options.connect_timeout_ns;
-	kvfi_peers_due(agent, peer->deadline_ns);
+	kvfi_peer_hurry(agent, peer);
 	kvfi_hello_send(agent, slot);
 	return KVF_OK;
 }

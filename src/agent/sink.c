@@ -148,12 +148,11 @@ void kvfi_watches_look(kvf_agent *agent)
 	}
 }
 
-/* Numbers for deadlines and health: a transport that has none counts by what it completes. */
 static uint64_t sink_post_moved(void *self, uint32_t delivery, uint32_t peer)
 {
 	const struct agent_transport *transport = transport_of(self, peer);
 
-	return transport->ops->post_moved != NULL ? transport->ops->post_moved(transport->self, delivery) : 0;
+	return transport->ops->post_moved(transport->self, delivery);
 }
 
 static uint64_t sink_grant_moved(void *self, uint32_t link, uint32_t peer)
@@ -161,7 +160,7 @@ static uint64_t sink_grant_moved(void *self, uint32_t link, uint32_t peer)
 	const struct agent_transport *transport = grantor_of(self, link);
 
 	(void)peer;
-	return transport->ops->grant_moved != NULL ? transport->ops->grant_moved(transport->self, link) : 0;
+	return transport->ops->grant_moved(transport->self, link);
 }
 
 /* ---- the ladder's steps ---- */
@@ -174,10 +173,8 @@ static void sink_fence(void *self, uint32_t peer)
 
 	for (uint32_t i = 0; i < agent->n_transports; i++) {
 		const struct agent_transport *transport = &agent->transports[i];
-		enum kvf_status ignored = KVF_EUNSUPPORTED;
+		enum kvf_status ignored = transport->ops->fence(transport->self, peer);
 
-		if (transport->ops->fence != NULL)
-			ignored = transport->ops->fence(transport->self, peer);
 		(void)ignored; /* not here: the ladder's next step comes in its time */
 	}
 }
