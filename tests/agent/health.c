@@ -8,52 +8,26 @@
 static const char *transport = "loop", *control = "inproc";
 static struct solo prefill, decode;
 
-static const char *at(const char *name)
-{
-	static char text[200];
-
-	if (strcmp(control, "zmq") == 0)
-		(void)snprintf(text, sizeof(text), "ipc://%s/%s", solo_directory(), name);
-	else
-		(void)snprintf(text, sizeof(text), "inproc://kvft-health-%s", name);
-	return text;
-}
-
 static void open_prefill(void)
 {
 	struct solo_spec spec = solo_spec(KVF_PREFILL, control, transport);
 
-	spec.listen = at("prefill");
+	spec.listen = solo_endpoint(control, "prefill");
 	solo_open(&prefill, &spec);
 }
 
 static int open_pair(void **state)
 {
-	struct solo_spec spec = solo_spec(KVF_DECODE, control, transport);
-	struct solo *all[] = {&prefill, &decode};
-
 	(void)state;
-	open_prefill();
-	solo_open(&decode, &spec);
-	assert_int_equal(solo_connect(all, 2, &decode, prefill.endpoint, NULL), KVF_OK);
+	solo_open_pair(control, transport, &prefill, &decode);
 	return 0;
 }
 
 static int close_pair(void **state)
 {
 	(void)state;
-	solo_close(&decode);
-	solo_close(&prefill);
-	solo_directory_remove();
+	solo_close_pair(&prefill, &decode);
 	return 0;
-}
-
-static struct kvf_health health_of(const struct solo *solo)
-{
-	struct kvf_health health;
-
-	WORKS(kvf_health(solo->agent, &health));
-	return health;
 }
 
 static void an_agent_at_rest_is_healthy(void **state)
@@ -63,7 +37,7 @@ static void an_agent_at_rest_is_healthy(void **state)
 	(void)state;
 	REFUSES(KVF_EINVAL, kvf_health(NULL, &health), "agent");
 	REFUSES(KVF_EINVAL, kvf_health(decode.agent, NULL), "health_out");
-	health = health_of(&decode);
+	health = solo_health(&decode);
 	assert_int_equal(health.healthy, 1);
 	assert_int_equal(health.reason, KVF_HEALTH_OK);
 	assert_string_equal(health.text, "");
@@ -116,8 +90,8 @@ static void snapshots_are_whole_and_never_older_than_the_last_from_any_thread(vo
 		assert_false(readers[i].torn);
 		assert_true(readers[i].snapshots > 0);
 	}
-	assert_int_equal(health_of(&decode).in_flight, 0);
-	assert_int_equal(health_of(&decode).quarantined, 0);
+	assert_int_equal(solo_health(&decode).in_flight, 0);
+	assert_int_equal(solo_health(&decode).quarantined, 0);
 }
 
 /* Polls until the decode side says so; at most 20 s. */
@@ -125,11 +99,11 @@ static void until_lost_peers(struct solo *const *all, uint32_t n, uint32_t lost)
 {
 	uint64_t end_ns = attempt_now_ns() + UINT64_C(20000000000);
 
-	while (health_of(&decode).lost_peers != lost) {
+	while (solo_health(&decode).lost_peers != lost) {
 		for (uint32_t i = 0; i < n; i++)
 			solo_poll(all[i]);
 		if (attempt_now_ns() > end_ns)
-			fail_msg("%u peers are lost, not %u", health_of(&decode).lost_peers, lost);
+			fail_msg("%u peers are lost, not %u", solo_health(&decode).lost_peers, lost);
 		attempt_breathe();
 	}
 }
@@ -139,12 +113,12 @@ static void until_turned(uint32_t lost)
 {
 	uint64_t end_ns = attempt_now_ns() + UINT64_C(20000000000);
 
-	while (health_of(&decode).lost_peers != lost) {
+	while (solo_health(&decode).lost_peers != lost) {
 		assert_int_equal(kvf_poll(decode.agent, NULL, 0), 0);
 		if (prefill.agent != NULL)
 			solo_poll(&prefill);
 		if (attempt_now_ns() > end_ns)
-			fail_msg("%u peers are lost, not %u", health_of(&decode).lost_peers, lost);
+			fail_msg("%u peers are lost, not %u", solo_health(&decode).lost_peers, lost);
 		attempt_breathe();
 	}
 }
@@ -156,11 +130,12 @@ static void peers_that_were_up_and_are_wanted_are_counted_as_lost(void **state)
 	(void)state;
 	solo_close(&prefill);
 	until_lost_peers(all, 1, 1);
-	assert_int_equal(health_of(&decode).peer_losses, 1);
-	assert_int_equal(health_of(&decode).healthy, 1); /* a peer that is away is no illness of this agent */
+	assert_int_equal(solo_health(&decode).peer_losses, 1);
+	assert_int_equal(
+		solo_health(&decode).healthy, 1); /* a peer that is away is no illness of this agent */
 	open_prefill();
 	until_lost_peers(all, 2, 0);
-	assert_int_equal(health_of(&decode).peer_losses, 1);
+	assert_int_equal(solo_health(&decode).peer_losses, 1);
 	solo_move(all, 2, &prefill, &decode, 1);
 }
 
@@ -198,7 +173,7 @@ static int open_impatient(void **state)
 	struct solo *all[] = {&prefill, &decode};
 
 	(void)state;
-	spec.listen = at("prefill");
+	spec.listen = solo_endpoint(control, "prefill");
 	spec.tune = short_progress;
 	solo_open(&prefill, &spec);
 	spec = solo_spec(KVF_DECODE, control, transport);
@@ -220,7 +195,8 @@ static void t_p42_an_agent_that_takes_no_turns_is_not_green(void **state)
 		skip();
 	rx = solo_rx(&decode, prefill.instance->id, 1, 64, 0);
 	tx = solo_tx(&prefill, 1, 64, 0);
-	while (health_of(&prefill).in_flight == 0) { /* until the ACK, which the other one takes a turn for */
+	while (solo_health(&prefill).in_flight ==
+		0) { /* until the ACK, which the other one takes a turn for */
 		solo_poll(&decode);
 		solo_poll(&prefill);
 		if (attempt_now_ns() > end_ns)
@@ -228,14 +204,14 @@ static void t_p42_an_agent_that_takes_no_turns_is_not_green(void **state)
 	}
 	do {
 		attempt_breathe();
-		health = health_of(&prefill);
+		health = solo_health(&prefill);
 	} while (health.healthy != 0 && attempt_now_ns() < end_ns);
 	assert_int_equal(health.reason, KVF_HEALTH_WEDGED);
 	assert_non_null(strstr(health.text, "the agent's last turn was"));
 	assert_true(health.since_progress_ns >= UINT64_C(50000000));
 	assert_int_equal(solo_finish(all, 2, &decode, rx, NULL), KVF_OK);
 	assert_int_equal(solo_finish(all, 2, &prefill, tx, NULL), KVF_OK);
-	assert_int_equal(health_of(&prefill).healthy, 1);
+	assert_int_equal(solo_health(&prefill).healthy, 1);
 }
 
 static void one_peer(struct kvf_options *options)

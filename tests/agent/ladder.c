@@ -111,14 +111,6 @@ static int close_pair(void **state)
 	return 0;
 }
 
-static struct kvf_health health_of(const struct solo *solo)
-{
-	struct kvf_health health;
-
-	WORKS(kvf_health(solo->agent, &health));
-	return health;
-}
-
 /* A request of which half has come; then its prefill agent stops: timed out, no QUIET, no proof. */
 static kvf_session quarantine_one(uint64_t id, kvf_session *from_out)
 {
@@ -149,12 +141,12 @@ static void until(struct solo *const *all, uint32_t n, uint32_t (*read)(void), u
 
 static uint32_t stuck(void)
 {
-	return health_of(&decode).stuck;
+	return solo_health(&decode).stuck;
 }
 
 static uint32_t quarantined(void)
 {
-	return health_of(&decode).quarantined;
+	return solo_health(&decode).quarantined;
 }
 
 /* Pitfall 48: an idle agent with one session in quarantine. It is followed to the end of the ladder, and comes back. */
@@ -166,12 +158,12 @@ static void t_p48_a_proof_that_never_comes_ends_in_unhealthy_and_comes_late(void
 	kvf_session from, to = quarantine_one(1, &from), queued;
 
 	(void)state;
-	health = health_of(&decode);
+	health = solo_health(&decode);
 	assert_int_equal(health.healthy, 1);
 	assert_int_equal(health.quarantined, 1);
 	assert_int_equal(health.quarantined_bytes, decode.memory_bytes / 2); /* 8 of 16 blocks */
 	until(all, 1, stuck, 1);
-	health = health_of(&decode);
+	health = solo_health(&decode);
 	assert_int_equal(fences, 1);
 	assert_int_equal(health.ladder_drop, 1);
 	assert_int_equal(health.healthy, 0);
@@ -193,7 +185,7 @@ static void t_p48_a_proof_that_never_comes_ends_in_unhealthy_and_comes_late(void
 	solo_move(all, 2, &prefill, &decode, 2);
 	holding = false;
 	until(all, 2, quarantined, 0);
-	health = health_of(&decode);
+	health = solo_health(&decode);
 	assert_int_equal(health.healthy, 1);
 	assert_int_equal(health.barred_links, 0);
 	assert_int_equal(health.recovered, 1);
@@ -221,7 +213,7 @@ static void a_fence_releases_and_the_peer_comes_back_under_another_link(void **s
 	assert_int_not_equal(solo_finish(all, 2, &prefill, from, NULL), KVF_OK);
 	assert_int_equal(solo_next(all, 2, &decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_PEER_LOST);
 	assert_int_equal(solo_next(all, 2, &decode, KVF_EVENT_PEER, (kvf_session){0}).status, KVF_OK);
-	assert_int_equal(health_of(&decode).stuck, 0);
+	assert_int_equal(solo_health(&decode).stuck, 0);
 	solo_move(all, 2, &prefill, &decode, 2);
 }
 

@@ -23,43 +23,25 @@ static bool zmq(void)
 	return strcmp(control, "zmq") == 0;
 }
 
-static const char *at(const char *name)
-{
-	static char text[200];
-
-	if (zmq())
-		(void)snprintf(text, sizeof(text), "ipc://%s/%s", solo_directory(), name);
-	else
-		(void)snprintf(text, sizeof(text), "inproc://kvft-loss-%s", name);
-	return text;
-}
-
 static void open_prefill(void)
 {
 	struct solo_spec spec = solo_spec(KVF_PREFILL, control, transport);
 
-	spec.listen = at("prefill");
+	spec.listen = solo_endpoint(control, "prefill");
 	solo_open(&prefill, &spec);
 }
 
 static int open_pair(void **state)
 {
-	struct solo_spec spec = solo_spec(KVF_DECODE, control, transport);
-	struct solo *all[] = {&prefill, &decode};
-
 	(void)state;
-	open_prefill();
-	solo_open(&decode, &spec);
-	assert_int_equal(solo_connect(all, 2, &decode, prefill.endpoint, NULL), KVF_OK);
+	solo_open_pair(control, transport, &prefill, &decode);
 	return 0;
 }
 
 static int close_pair(void **state)
 {
 	(void)state;
-	solo_close(&decode);
-	solo_close(&prefill);
-	solo_directory_remove();
+	solo_close_pair(&prefill, &decode);
 	return 0;
 }
 
@@ -198,7 +180,7 @@ static struct solo_spec big_spec(enum kvf_role role)
 	struct solo_spec spec = solo_spec(role, control, transport);
 
 	spec.layout.blocks = BIG_BLOCKS;
-	spec.listen = role == KVF_PREFILL ? at("victim") : NULL;
+	spec.listen = role == KVF_PREFILL ? solo_endpoint(control, "victim") : NULL;
 	return spec;
 }
 
@@ -222,7 +204,9 @@ _Noreturn static void be_victim(const char *role)
 		(void)solo_tx(&solo, 1, BIG_TOKENS, 0);
 		(void)solo_tx(&solo, 2, 64, 0);
 	} else {
-		assert_int_equal(solo_connect(all, 1, &solo, at("prefill-of-victim"), NULL), KVF_OK);
+		assert_int_equal(
+			solo_connect(all, 1, &solo, solo_endpoint(control, "prefill-of-victim"), NULL),
+			KVF_OK);
 		(void)solo_rx(&solo, PREFILL_ID, 1, BIG_TOKENS, 0);
 		(void)solo_rx(&solo, PREFILL_ID, 2, 64, 0);
 	}
@@ -282,7 +266,7 @@ static void t_a_prefill_process_is_killed_while_it_copies(void **state)
 		skip(); /* in-process control serves one process */
 	solo_open(&decode, &spec);
 	start(&victim, "prefill");
-	assert_int_equal(solo_connect(all, 1, &decode, at("victim"), NULL), KVF_OK);
+	assert_int_equal(solo_connect(all, 1, &decode, solo_endpoint(control, "victim"), NULL), KVF_OK);
 	to = solo_rx(&decode, PREFILL_ID, 1, BIG_TOKENS, 0);
 	while (((volatile unsigned char *)decode.memory)[1 << 20] != 0x3c)
 		assert_true(attempt_now_ns() < end_ns);
@@ -331,7 +315,7 @@ static void t_a_decode_process_is_killed_while_it_is_written(void **state)
 	(void)state;
 	if (!zmq())
 		skip();
-	spec.listen = at("prefill-of-victim");
+	spec.listen = solo_endpoint(control, "prefill-of-victim");
 	solo_open(&prefill, &spec);
 	start(&victim, "decode");
 	from = solo_tx_open(&prefill, 1, BIG_TOKENS);

@@ -12,19 +12,6 @@ static bool zmq(void)
 	return strcmp(control, "zmq") == 0;
 }
 
-static const char *at(const char *name)
-{
-	static char text[4][200];
-	static unsigned turn;
-	char *to = text[turn++ % 4];
-
-	if (zmq())
-		(void)snprintf(to, sizeof(text[0]), "ipc://%s/%s", solo_directory(), name);
-	else
-		(void)snprintf(to, sizeof(text[0]), "inproc://kvft-peers-%s", name);
-	return to;
-}
-
 static struct solo_spec spec_of(enum kvf_role role)
 {
 	return solo_spec(role, control, transport);
@@ -39,7 +26,7 @@ static int open_pair(void **state)
 	struct solo *all[] = {&prefill, &decode};
 
 	(void)state;
-	spec.listen = at("prefill");
+	spec.listen = solo_endpoint(control, "prefill");
 	solo_open(&prefill, &spec);
 	spec = spec_of(KVF_DECODE);
 	solo_open(&decode, &spec);
@@ -149,7 +136,7 @@ static void t_windows_of_two_sizes(void **state)
 	group.kind = KVF_WINDOW;
 	group.window_tokens = 32;
 	spec.model.groups = &group;
-	spec.listen = at("window");
+	spec.listen = solo_endpoint(control, "window");
 	solo_open(&small, &spec);
 	spec = spec_of(KVF_DECODE);
 	group.window_tokens = 64;
@@ -212,7 +199,7 @@ static void t_two_of_the_same_role_do_not_talk(void **state)
 
 	(void)state;
 	(void)all;
-	spec.listen = at("decode");
+	spec.listen = solo_endpoint(control, "decode");
 	spec.instance_id = 90;
 	spec.tune = NULL;
 	solo_open(&listener, &spec);
@@ -244,7 +231,7 @@ static void t_endpoints_that_are_none(void **state)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		REFUSES(KVF_EINVAL, kvf_connect(decode.agent, bad[i]), "endpoint");
 	memset(longest, 'a', sizeof(longest));
-	memcpy(longest, at(""), strlen(at("")));
+	memcpy(longest, solo_endpoint(control, ""), strlen(solo_endpoint(control, "")));
 	longest[sizeof(longest) - 1] = '\0';
 	REFUSES(KVF_EINVAL, kvf_connect(decode.agent, longest), "endpoint");
 }
@@ -264,7 +251,7 @@ static void t_nobody_there_is_told_in_time_and_found_when_it_comes(void **state)
 
 	(void)state;
 	memset(&late, 0, sizeof(late));
-	(void)snprintf(endpoint, sizeof(endpoint), "%s", at("late"));
+	(void)snprintf(endpoint, sizeof(endpoint), "%s", solo_endpoint(control, "late"));
 	spec.tune = short_patience;
 	spec.instance_id = 92;
 	solo_open(&caller, &spec);
@@ -349,7 +336,8 @@ static void t_ranks_that_know_their_own_endpoint_alone_agree(void **state)
 	spec.parallel.tp = 2;
 	spec.instance_id = 96;
 	for (uint32_t r = 0; r < 2; r++) {
-		(void)snprintf(names[r], sizeof(names[r]), "%s", at(r == 0 ? "own0" : "own1"));
+		(void)snprintf(
+			names[r], sizeof(names[r]), "%s", solo_endpoint(control, r == 0 ? "own0" : "own1"));
 		spec.rank = r;
 		spec.listen = names[r];
 		solo_open(&ranks[r], &spec);
@@ -380,7 +368,7 @@ static void t_a_full_table_of_peers(void **state)
 
 	(void)state;
 	spec.tune = one_peer;
-	spec.listen = at("narrow");
+	spec.listen = solo_endpoint(control, "narrow");
 	spec.instance_id = 101;
 	solo_open(&narrow, &spec);
 	spec = spec_of(KVF_DECODE);
@@ -390,7 +378,7 @@ static void t_a_full_table_of_peers(void **state)
 	spec.instance_id = 103;
 	solo_open(&second, &spec);
 	assert_int_equal(solo_connect(all, 3, &first, narrow.endpoint, NULL), KVF_OK);
-	REFUSES(KVF_EFULL, kvf_connect(first.agent, at("more")), "max_peers");
+	REFUSES(KVF_EFULL, kvf_connect(first.agent, solo_endpoint(control, "more")), "max_peers");
 	assert_int_equal(solo_connect(all, 3, &second, narrow.endpoint, text), KVF_REFUSED);
 	assert_non_null(strstr(text, "max_peers"));
 	solo_move(all, 3, &narrow, &first, 3);
@@ -418,7 +406,7 @@ static void t_peers_that_are_gone_make_room(void **state)
 
 		(void)snprintf(name, sizeof(name), "f%u", (unsigned)i);
 		spec = spec_of(KVF_PREFILL);
-		spec.listen = at(name);
+		spec.listen = solo_endpoint(control, name);
 		spec.instance_id = 110 + i;
 		solo_open(&fleeting, &spec);
 		assert_int_equal(solo_connect(all, 2, &caller, fleeting.endpoint, NULL), KVF_OK);

@@ -11,17 +11,6 @@
 static const char *transport = "loop", *control = "inproc";
 static struct solo prefill, decode;
 
-static const char *at(const char *name)
-{
-	static char text[200];
-
-	if (strcmp(control, "zmq") == 0)
-		(void)snprintf(text, sizeof(text), "ipc://%s/%s", solo_directory(), name);
-	else
-		(void)snprintf(text, sizeof(text), "inproc://kvft-silence-%s", name);
-	return text;
-}
-
 static void impatient(struct kvf_options *options)
 {
 	options->ping_ns = 50 * MS;
@@ -42,7 +31,7 @@ static void open_both(bool own_thread)
 	struct solo_spec of_decode = solo_spec(KVF_DECODE, control, transport);
 	struct solo *all[] = {&prefill, &decode};
 
-	of_prefill.listen = at("prefill");
+	of_prefill.listen = solo_endpoint(control, "prefill");
 	of_prefill.tune = of_decode.tune = own_thread ? patient : impatient;
 	of_prefill.own_thread = of_decode.own_thread = own_thread;
 	solo_open(&prefill, &of_prefill);
@@ -72,14 +61,6 @@ static int close_pair(void **state)
 	solo_close(&prefill);
 	solo_directory_remove();
 	return 0;
-}
-
-static struct kvf_health health_of(const struct solo *solo)
-{
-	struct kvf_health health;
-
-	WORKS(kvf_health(solo->agent, &health));
-	return health;
 }
 
 static void poll_for(struct solo *const *all, uint32_t n, uint64_t ns)
@@ -115,7 +96,7 @@ static void stop_and_go_on(struct solo *stopped, struct solo *other, kvf_session
 	assert_int_equal(solo_finish(alone, 1, other, here, text), KVF_PEER_LOST);
 	assert_non_null(strstr(text, "it said nothing for 4"));
 	poll_for(alone, 1, 1500 * MS); /* past every deadline, and calling it meanwhile */
-	assert_int_equal(health_of(other).quarantined, 0);
+	assert_int_equal(solo_health(other).quarantined, 0);
 	assert_int_equal(solo_next(both, 2, stopped, KVF_EVENT_PEER, none).status, KVF_PEER_LOST);
 	assert_int_equal(solo_finish(both, 2, stopped, there, text), KVF_PEER_LOST);
 	assert_int_equal(solo_next(both, 2, stopped, KVF_EVENT_PEER, none).status, KVF_OK);
@@ -123,9 +104,9 @@ static void stop_and_go_on(struct solo *stopped, struct solo *other, kvf_session
 		assert_int_equal(solo_next(both, 2, other, KVF_EVENT_PEER, none).status, KVF_OK);
 	for (uint64_t id = 100; id < 110; id++)
 		solo_move(both, 2, &prefill, &decode, id);
-	assert_int_equal(health_of(other).peer_losses, 1);
-	assert_int_equal(health_of(other).healthy, 1);
-	assert_int_equal(health_of(stopped).healthy, 1);
+	assert_int_equal(solo_health(other).peer_losses, 1);
+	assert_int_equal(solo_health(other).healthy, 1);
+	assert_int_equal(solo_health(stopped).healthy, 1);
 }
 
 /* Pitfall 39: stopped, not dead. */
@@ -159,7 +140,7 @@ static void agents_that_were_both_stopped_lose_nobody(void **state)
 	solo_send(&prefill, from, 32, 64, 64, 0);
 	assert_int_equal(solo_finish(both, 2, &decode, to, NULL), KVF_OK);
 	assert_int_equal(solo_finish(both, 2, &prefill, from, NULL), KVF_OK);
-	assert_int_equal(health_of(&decode).peer_losses + health_of(&prefill).peer_losses, 0);
+	assert_int_equal(solo_health(&decode).peer_losses + solo_health(&prefill).peer_losses, 0);
 }
 
 /* PONG does not depend on the user: nobody polls the prefill agent. */
@@ -170,7 +151,7 @@ static void an_agent_whose_user_does_not_poll_stays_up(void **state)
 	(void)state;
 	poll_for(alone, 1, 2500 * MS);
 	solo_move(both, 2, &prefill, &decode, 1);
-	assert_int_equal(health_of(&decode).peer_losses + health_of(&prefill).peer_losses, 0);
+	assert_int_equal(solo_health(&decode).peer_losses + solo_health(&prefill).peer_losses, 0);
 }
 
 int main(int argc, char **argv)

@@ -21,6 +21,19 @@ const char *solo_directory(void)
 	return directory;
 }
 
+const char *solo_endpoint(const char *control, const char *name)
+{
+	static char texts[4][200];
+	static unsigned turn;
+	char *text = texts[turn++ % 4];
+
+	if (strcmp(control, "zmq") == 0)
+		(void)snprintf(text, sizeof(texts[0]), "ipc://%s/%s", solo_directory(), name);
+	else
+		(void)snprintf(text, sizeof(texts[0]), "inproc://kvft-%s", name);
+	return text;
+}
+
 void solo_directory_remove(void)
 {
 	if (directory[0] != '\0' && rmdir(directory) != 0)
@@ -137,6 +150,33 @@ void solo_close(struct solo *solo)
 	kvf_instance_free(solo->instance);
 	if (solo->plain)
 		free(solo->memory);
+}
+
+void solo_open_pair(const char *control, const char *transports, struct solo *prefill, struct solo *decode)
+{
+	struct solo_spec from = solo_spec(KVF_PREFILL, control, transports);
+	struct solo_spec to = solo_spec(KVF_DECODE, control, transports);
+	struct solo *all[] = {prefill, decode};
+
+	from.listen = solo_endpoint(control, "prefill");
+	solo_open(prefill, &from);
+	solo_open(decode, &to);
+	assert_int_equal(solo_connect(all, 2, decode, prefill->endpoint, NULL), KVF_OK);
+}
+
+void solo_close_pair(struct solo *prefill, struct solo *decode)
+{
+	solo_close(decode);
+	solo_close(prefill);
+	solo_directory_remove();
+}
+
+struct kvf_health solo_health(const struct solo *solo)
+{
+	struct kvf_health health;
+
+	WORKS(kvf_health(solo->agent, &health));
+	return health;
 }
 
 void solo_poll(struct solo *solo)

@@ -51,12 +51,19 @@ void solo_directory_clear(void);
 /* A child uses its parent's. */
 void solo_directory_use(const char *path);
 
+/* Where an agent of that name listens: a socket in that directory, or in process. Good for three more calls. */
+const char *solo_endpoint(const char *control, const char *name);
 /* One paged group of four layers, four heads of 512 bytes; decode and prefill of it fit. */
 struct solo_spec solo_spec(enum kvf_role role, const char *control, const char *transports);
 void solo_open(struct solo *solo, const struct solo_spec *spec);
 /* Everything but the declaration. */
 void solo_open_undeclared(struct solo *solo, const struct solo_spec *spec);
 void solo_close(struct solo *solo);
+/* A prefill agent at "prefill", and a decode agent that is connected to it. */
+void solo_open_pair(const char *control, const char *transports, struct solo *prefill, struct solo *decode);
+/* And the directory. */
+void solo_close_pair(struct solo *prefill, struct solo *decode);
+struct kvf_health solo_health(const struct solo *solo);
 void solo_poll(struct solo *solo);
 /* Polls all until `who` has told an event of that type and session (bits 0: PEER); takes it out of the log. At most 20 s. */
 struct kvf_event solo_next(
