@@ -5,28 +5,10 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "../sanitized.h"
 #include "solo.h"
 
-#if defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 static const char *transport = "loop", *control = "inproc";
-
-static const char *at(const char *name)
-{
-	static char text[4][200];
-	static unsigned turn;
-	char *to = text[turn++ % 4];
-
-	(void)snprintf(to, sizeof(text[0]), strcmp(control, "zmq") == 0 ? "ipc://%s/%s" : "inproc://%s/%s",
-		solo_directory(), name);
-	return to;
-}
 
 static unsigned entries(const char *path, const char *prefix)
 {
@@ -59,7 +41,7 @@ static void live_once(uint64_t id)
 	struct solo prefill, decode;
 	struct solo *all[] = {&prefill, &decode};
 
-	spec.listen = at("a");
+	spec.listen = solo_endpoint(control, "a");
 	solo_open(&prefill, &spec);
 	spec = solo_spec(KVF_DECODE, control, transport);
 	solo_open(&decode, &spec);
@@ -135,7 +117,7 @@ static void chosen(
 	struct solo *all[] = {&prefill, &decode};
 	struct kvf_event event;
 
-	spec.listen = at("auto");
+	spec.listen = solo_endpoint(control, "auto");
 	spec.own_thread = true;
 	solo_open(&prefill, &spec);
 	spec = solo_spec(KVF_DECODE, control, of_decode);

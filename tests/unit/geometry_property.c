@@ -3,6 +3,7 @@
  * For every world: every pair is planned, every slice bound and walked; what arrives is compared with the oracle byte by byte,
  * and with the content that the cell must have. A failure prints the seed and the command that replays it alone.
  */
+#include "../sanitized.h"
 #include "geometry_scenario.h"
 #include "geometry_support.h"
 
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WORLDS   4000u /* some 75,000 layout pairs */
+#define WORLDS   CASES(4000u) /* some 75,000 layout pairs */
 #define MAX_ROWS 65536u
 #define WHOLE    UINT32_MAX /* strips of a walk */
 

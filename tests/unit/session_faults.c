@@ -2,6 +2,7 @@
  *
  * Argument: a seed, to replay one case. Every failure prints its seed.
  */
+#include "../sanitized.h"
 #include "session_rig.h"
 
 #include <setjmp.h>
@@ -342,7 +343,9 @@ static void run_seed(uint64_t seed, const struct trial *trial)
 
 static void run_seeds(uint64_t first, uint64_t count, const struct trial *trial)
 {
-	for (uint64_t seed = first; seed < first + count; seed++) {
+	const uint64_t n = only_seed != 0 ? count : CASES(count);
+
+	for (uint64_t seed = first; seed < first + n; seed++) {
 		if (only_seed != 0 && seed != only_seed)
 			continue;
 		running_seed = seed;

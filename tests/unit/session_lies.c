@@ -3,6 +3,7 @@
  *
  * Argument: a seed, to replay one case.
  */
+#include "../sanitized.h"
 #include "session_scene.h"
 
 #include <setjmp.h>
@@ -153,8 +154,10 @@ static void run_lies(uint64_t seed)
 
 static void lies_of_every_kind_end_sessions_and_leave_nothing_behind(void **state)
 {
+	const uint64_t n = only_seed != 0 ? 2000 : CASES(2000);
+
 	(void)state;
-	for (uint64_t seed = 1; seed <= 2000; seed++) {
+	for (uint64_t seed = 1; seed <= n; seed++) {
 		if (only_seed != 0 && seed != only_seed)
 			continue;
 		running_seed = seed;
