@@ -70,6 +70,8 @@ mutants:
 install:
 	$(call bootstrap,build)
 	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	@dir="$(DESTDIR)$(PREFIX)"; while [ ! -e "$$dir" ]; do dir=$$(dirname "$$dir"); done; [ -w "$$dir" ] || \
+		{ echo "make install: $$dir is not writable: run it with sudo, or give PREFIX= or DESTDIR=" >&2; exit 1; }
 	meson configure $(BUILD) -Dprefix=$(PREFIX)
 	$(NINJA)
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
