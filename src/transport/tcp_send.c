@@ -269,6 +269,11 @@ static bool make_tail(struct tcp_send *send, enum kvf_status status)
 
 	for (uint32_t i = send->at; i < end; i++)
 		bytes += send->pieces[i].iov_len;
+	if (bytes == 0) { /* the last frame has gone out whole */
+		clear_batch(send);
+		send->done.bytes = header.position;
+		return true;
+	}
 	tail = to = malloc(bytes);
 	if (tail == NULL)
 		return false;
