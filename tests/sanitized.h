@@ -10,8 +10,9 @@
 #define SANITIZED 0
 #endif
 
-/* How many of n drawn cases are enough there: what a sanitizer finds lies in the code that they run, and all of it runs with an eighth; the
- * search for rare cases is that of the plain build. */
+/* How many of n drawn cases are tried there. A sanitizer looks at the code that runs, and of the lines of src/session and src/geometry that all cases
+ * reach an eighth reaches nearly all: 4,286 of 4,296, counted with -Db_coverage; three of the others no other test of these layers reaches. The search
+ * for rare cases is that of the plain build. */
 #define CASES(n) (SANITIZED ? (n) / 8 : (n))
 
 #endif

@@ -131,8 +131,8 @@ static void peers_that_were_up_and_are_wanted_are_counted_as_lost(void **state)
 	solo_close(&prefill);
 	until_lost_peers(all, 1, 1);
 	assert_int_equal(solo_health(&decode).peer_losses, 1);
-	assert_int_equal(
-		solo_health(&decode).healthy, 1); /* a peer that is away is no illness of this agent */
+	/* A peer that is away is no illness of this agent. */
+	assert_int_equal(solo_health(&decode).healthy, 1);
 	open_prefill();
 	until_lost_peers(all, 2, 0);
 	assert_int_equal(solo_health(&decode).peer_losses, 1);
@@ -195,8 +195,8 @@ static void t_p42_an_agent_that_takes_no_turns_is_not_green(void **state)
 		skip();
 	rx = solo_rx(&decode, prefill.instance->id, 1, 64, 0);
 	tx = solo_tx(&prefill, 1, 64, 0);
-	while (solo_health(&prefill).in_flight ==
-		0) { /* until the ACK, which the other one takes a turn for */
+	/* Until the ACK, which the other one takes a turn for. */
+	while (solo_health(&prefill).in_flight == 0) {
 		solo_poll(&decode);
 		solo_poll(&prefill);
 		if (attempt_now_ns() > end_ns)
